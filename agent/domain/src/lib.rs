@@ -1,0 +1,23 @@
+//! What Skerry decides, and the words it decides in.
+//!
+//! Nothing here knows a clock, a socket or a file: time comes in as a [`model::Moment`], chance as an argument, the
+//! world as a value. The shell around it (package `skerry`) looks, asks, acts, reports and rests.
+//!
+//! ```text
+//!   document ──▶ intake ──▶ state ──▶ plan ──▶ actions
+//!                             ▲         │
+//!                        observed       ├──▶ status   what is reported
+//!                                       ├──▶ route    what the ingress does
+//!                                       ├──▶ zone     what the DNS answers
+//!                                       └──▶ probe    what is probed
+//! ```
+
+pub mod document;
+pub mod event;
+pub mod model;
+pub mod probe;
+pub mod reason;
+pub mod replica;
+pub mod route;
+pub mod status;
+pub mod zone;

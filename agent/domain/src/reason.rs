@@ -1,0 +1,153 @@
+//! Why something is not as asked for: one word, one sentence, one fix.
+//!
+//! The list is closed. Whatever a person can meet is here, so that `skerry explain` has an answer and programs can
+//! match on the word.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident: $sentence:literal, $fix:literal;)*) => {
+        /// Why something is not as asked for.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Reason { $(#[doc = $sentence] $name,)* }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The word that stands in a status.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What it means.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence,)* }
+            }
+
+            /// What a person can do about it.
+            pub fn fix(self) -> &'static str {
+                match self { $(Self::$name => $fix,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // The document.
+    InvalidSyntax: "The document is neither YAML nor JSON.", "Correct the line that the message names.";
+    InvalidType: "A value has the wrong type.", "Give the type that the message names at this path.";
+    InvalidValue: "A value breaks a rule.", "Give a value that the message allows at this path.";
+    MissingValue: "A required value is not given.", "Add the key that the path names.";
+    SecretRefNotFound: "A secretRef names a secret that the document does not list.", "List the secret under configuration.secrets.";
+    DocumentTooLarge: "The document is larger than 256 KiB.", "Make the document smaller; put data into a volume or an image.";
+    NameMismatch: "The document's name is not the name it was sent under.", "Send it to its own topic, or drop the name.";
+    WrongKind: "The document is of another kind than the place it was sent to.", "Send apps to apps/ and jobs to jobs/.";
+    UnresolvedExpression: "An ARM template expression was left unresolved.", "Deploy the resolved resource, not the template.";
+    HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
+    GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
+    OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
+    UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
+    // Warnings.
+    Unsupported: "Skerry knows this key and does not act on it.", "Remove it, or read docs/aca.md for what takes its place.";
+    UnknownKey: "The key is not part of the schema.", "Check the spelling.";
+    ReadOnly: "The server sets this value; it is ignored.", "Remove it, or leave it: it does no harm.";
+    NotYetSupported: "Skerry accepts this and does not act on it yet.", "Nothing to do: it takes effect with a later release.";
+    NoMeaningHere: "This has a meaning in Azure only.", "Nothing to do.";
+    PlainMqtt: "The broker is reached without TLS beyond loopback.", "Use an mqtts:// URL.";
+    // Waiting, or failing, on the way to running.
+    StorageFull: "The disk is too full to store this safely.", "Free space on the file system of state.dir.";
+    StorageFailed: "The state store could not be written.", "Look at the journal and the health of the disk.";
+    ContainerdUnavailable: "containerd does not answer.", "Start it: systemctl start containerd.";
+    ContainerdForbidden: "The socket of containerd cannot be opened for lack of rights.", "Run the agent as root.";
+    ContainerdFailed: "containerd refused an operation.", "Read the details; the journal of containerd has more.";
+    ImageNotFound: "The image is not on the board and its registry does not have it.", "Check the name and tag, or import the image.";
+    ImageUnauthorized: "The registry refused the credentials.", "Check registries and the secret with the password.";
+    RegistryUnreachable: "The registry cannot be reached.", "Check the network, or import the image.";
+    ImagePlatformMismatch: "The image has no variant for this board's architecture.", "Build it for the platform that the details name.";
+    ImageCorrupt: "The image's content does not match its digest.", "Pull or import it again.";
+    PullingImage: "The image is being fetched.", "Nothing to do.";
+    CommandNotFound: "The command does not exist in the image.", "Check command and args against the image.";
+    CommandNotExecutable: "The command in the image cannot be executed.", "Give it the executable bit, or a build for this architecture.";
+    ContainerStartFailed: "The container could not be started.", "Read the details.";
+    ContainerStarting: "The containers are being started.", "Nothing to do.";
+    ContainerExited: "The container exited and is started again.", "See `skerry logs`.";
+    CrashLoopBackOff: "The container exits again and again; the next start waits.", "See `skerry logs`; the wait ends by itself.";
+    OOMKilled: "The container used more memory than its limit.", "Raise resources.memory, or find the leak.";
+    InitContainerFailed: "An init container did not exit with 0.", "See `skerry logs`; it is tried again.";
+    ProbeFailed: "A probe does not succeed.", "Read the details: the probe and what it got.";
+    WaitingForProbe: "The container runs and its readiness probe has not succeeded yet.", "Nothing to do, unless it lasts.";
+    PortClosed: "Nothing listens on the target port.", "Make ingress.targetPort the port that the app listens on.";
+    DeadlineExceeded: "The revision did not become ready in time.", "Read the details of its replicas.";
+    InsufficientMemory: "There is not enough memory for another copy.", "Free memory, or use skerry.updateStrategy: recreate.";
+    VolumeFailed: "A volume could not be made.", "Read the details.";
+    StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
+    SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
+    // The network.
+    BridgeNameTaken: "The bridge's name belongs to an interface that is not Skerry's.", "Rename the interface, or the environment.";
+    AddressPoolInUse: "The address pool overlaps a network that the board is in.", "Set [network] pool to a free range.";
+    AddressPoolExhausted: "No address is left in the environment's subnet.", "Scale down, or use a larger pool.";
+    ForwardBlocked: "Another firewall drops what Skerry forwards.", "Allow forwarding for the interfaces sk-*.";
+    NetworkFailed: "The network of the environment could not be set up.", "Read the details; root and nftables are needed.";
+    PortTaken: "A port that Skerry listens on belongs to another program.", "Stop that program, or change [ingress].";
+    NotRoot: "The agent does not run as root.", "Start it by systemd, or with sudo.";
+    // Serving.
+    UnknownHost: "No app has this host name.", "Check the name; `skerry apps` lists them.";
+    NoReadyReplica: "No replica is ready.", "See `skerry explain`.";
+    PinnedToZero: "The app is pinned at 0 replicas.", "Clear the pin: skerry scale APP --clear.";
+    AppStopped: "The app is stopped.", "Start it: skerry start APP.";
+    IngressDisabled: "The app has no ingress.", "Add configuration.ingress.";
+    UpstreamFailed: "The replica closed the connection or answered garbage.", "See `skerry logs`.";
+    UpstreamTimeout: "The replica did not answer within 240 s.", "Make the app answer sooner.";
+    // Events that are no failure.
+    DesiredChanged: "A new document was accepted.", "Nothing to do.";
+    DesiredCleared: "An empty message cleared the retained document; the app stays.", "To remove the app, send skerry: {absent: true}.";
+    AppRemoved: "The app was removed.", "Nothing to do.";
+    RevisionCreated: "A revision was made.", "Nothing to do.";
+    RevisionReady: "The revision is ready and has the traffic.", "Nothing to do.";
+    RevisionRetired: "The revision's replicas are being stopped.", "Nothing to do.";
+    ReplicaStarted: "A replica was started.", "Nothing to do.";
+    ReplicaStopped: "A replica was stopped.", "Nothing to do.";
+    ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";
+    AgentStarted: "The agent started.", "Nothing to do.";
+    StoreRebuilt: "The state store would not open and was rebuilt from its copy.", "Check the disk; the damaged store lies beside the new one.";
+    EventsDropped: "Events were dropped because the outbox was full.", "Nothing to do.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The word is none of the reasons.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a reason")]
+pub struct UnknownReason(pub String);
+
+impl FromStr for Reason {
+    type Err = UnknownReason;
+    fn from_str(text: &str) -> Result<Self, UnknownReason> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.word() == text)
+            .ok_or_else(|| UnknownReason(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_reads_back_and_has_a_sentence_and_a_fix() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.word().parse::<Reason>().unwrap(), *reason);
+            assert!(reason.sentence().ends_with('.'), "{reason}");
+            assert!(reason.fix().ends_with('.'), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Replicas: what one is to be made of, and what was seen of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use crate::document::Template;
+use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::reason::Reason;
+
+/// A text that is never shown: its `Debug` prints `***`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A registry's credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryLogin {
+    /// `host` or `host:port`.
+    pub server: String,
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// Ask for the images of a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchOrder {
+    /// For whom, for logs and progress.
+    pub revision: RevisionName,
+    /// Image references as the template gives them, without repetition.
+    pub images: Vec<String>,
+    /// Credentials that the app's configuration gives.
+    pub logins: Vec<RegistryLogin>,
+}
+
+/// An image that is local, complete and unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// The reference as the template gives it.
+    pub reference: String,
+    /// The name that containerd knows it by.
+    pub name: String,
+    /// The digest of its manifest, or of the index that holds it: what every replica of the revision runs.
+    pub digest: Digest,
+    /// A remark for the status, such as that the registry was not in reach and the local copy was taken.
+    pub warning: Option<String>,
+}
+
+/// All that is needed to make one replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaOrder {
+    /// Its name.
+    pub replica: ReplicaName,
+    /// Its revision.
+    pub revision: RevisionName,
+    /// Its app.
+    pub app: AppName,
+    /// Its environment.
+    pub environment: EnvironmentName,
+    /// What runs in it: `init_containers`, `containers`, `volumes`.
+    pub template: Arc<Template>,
+    /// The digest of the template in its canonical form; kept with the containers, so that they can be adopted.
+    pub template_digest: Digest,
+    /// The images, by the reference in the template.
+    pub images: BTreeMap<String, ResolvedImage>,
+    /// ACA's built-in variables, set before the container's own.
+    pub variables: Vec<(String, String)>,
+    /// The values that `secretRef` names.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Where it is on the network.
+    pub place: Place,
+    /// The search list for `/etc/resolv.conf`.
+    pub dns_search: String,
+    /// Which boot of the board this is, so that records of an earlier one are told apart.
+    pub boot: String,
+}
+
+/// Where a replica is on the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The environment's bridge.
+    pub bridge: String,
+    /// The environment's subnet.
+    pub subnet: Ipv4Net,
+    /// Bridge address: gateway, DNS server and ingress.
+    pub gateway: Ipv4Addr,
+    /// The replica's address.
+    pub address: Ipv4Addr,
+    /// The path of its network namespace.
+    pub netns: std::path::PathBuf,
+}
+
+/// What was seen of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    /// A record without a process: made and not started, or its process is gone without a trace.
+    Created,
+    /// Its process runs.
+    Running {
+        /// When it was first seen running, or started by us.
+        since: Moment,
+    },
+    /// Its process ended. Started again once its back-off is over.
+    Exited {
+        /// Exit code; 128 + signal where a signal ended it.
+        code: u32,
+        /// The kernel killed it for memory.
+        oom: bool,
+        /// When it ended, or was first seen to have ended.
+        at: Moment,
+    },
+}
+
+/// What was seen of one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedReplica {
+    /// Its app.
+    pub app: AppName,
+    /// Its revision.
+    pub revision: RevisionName,
+    /// Its environment.
+    pub environment: EnvironmentName,
+    /// The boot that made it.
+    pub boot: String,
+    /// The digest of the template it was made of.
+    pub template_digest: Digest,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its containers, by name; init containers are not listed once they have succeeded and gone.
+    pub containers: BTreeMap<String, ContainerState>,
+}
+
+/// Why something could not be done, told apart by what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The reason for the status.
+    pub reason: Reason,
+    /// The details, for people.
+    pub details: String,
+}

@@ -1,0 +1,182 @@
+//! What is reported: the state of each app, in ACA's words.
+
+use std::net::Ipv4Addr;
+
+use crate::document::Finding;
+use crate::model::{AppName, Digest, ReplicaName, RevisionName, WallTime};
+use crate::reason::Reason;
+
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_meta])* #[doc = concat!("`", $word, "`")] $variant,)* }
+        impl $name {
+            /// The word that stands in a status.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+words! {
+    /// An app's `runningStatus`.
+    RunningStatus { Progressing = "Progressing", Running = "Running", Stopped = "Stopped", Suspended = "Suspended", Ready = "Ready", }
+}
+words! {
+    /// A revision's `provisioningState`.
+    ProvisioningState { Provisioning = "Provisioning", Provisioned = "Provisioned", Failed = "Failed", Deprovisioning = "Deprovisioning", Deprovisioned = "Deprovisioned", }
+}
+words! {
+    /// A revision's `runningState`.
+    RunningState {
+        Running = "Running", RunningAtMaxScale = "RunningAtMaxScale", Processing = "Processing", Activating = "Activating",
+        ActivationFailed = "ActivationFailed", ScaledToZero = "ScaledToZero", Degraded = "Degraded", Failed = "Failed",
+        Stopped = "Stopped", Deprovisioning = "Deprovisioning", Unknown = "Unknown",
+    }
+}
+words! {
+    /// A revision's `healthState`.
+    HealthState { Healthy = "Healthy", Unhealthy = "Unhealthy", None = "None", }
+}
+words! {
+    /// A replica's `runningState`.
+    ReplicaRunningState { Running = "Running", NotRunning = "NotRunning", Unknown = "Unknown", }
+}
+words! {
+    /// How far a revision has come.
+    Phase {
+        /// Its images are being made local.
+        Fetching = "Fetching",
+        /// Its images are local and unpacked; its replicas may start.
+        Staged = "Staged",
+        /// Its replicas start beside those of the revision that serves.
+        Starting = "Starting",
+        /// It has the traffic, on trial.
+        Probation = "Probation",
+        /// It has the traffic for good.
+        Committed = "Committed",
+        /// It failed; its template is refused until forced.
+        RolledBack = "RolledBack",
+    }
+}
+words! {
+    /// Who set an app.
+    Source { Mqtt = "mqtt", File = "file", Local = "local", }
+}
+
+/// The state of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppStatus {
+    /// The name it was sent under.
+    pub app: String,
+    /// Its `skerry.generation`; 0 if never given.
+    pub generation: u64,
+    /// The digest of the document in force.
+    pub digest: Option<Digest>,
+    /// Who set it.
+    pub source: Source,
+    /// ACA's state of the app.
+    pub running_status: RunningStatus,
+    /// `<app>.<suffix>`; empty without ingress.
+    pub fqdn: String,
+    /// The name held on the LAN, `.local` included; empty if none.
+    pub lan_name: String,
+    /// The newest revision.
+    pub latest_revision: Option<RevisionName>,
+    /// The newest revision that was ready.
+    pub latest_ready_revision: Option<RevisionName>,
+    /// Newest first.
+    pub revisions: Vec<RevisionStatus>,
+    /// What was found in the document in force and is not acted on.
+    pub warnings: Vec<Finding>,
+    /// Why the latest document was refused, or why the app is not as asked for.
+    pub error: Option<Finding>,
+    /// A scale target that is in force, for people: `replicas=2`; empty if none.
+    pub scale_target: String,
+    /// When it last changed.
+    pub updated: WallTime,
+}
+
+/// The state of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionStatus {
+    /// Its name.
+    pub name: RevisionName,
+    /// How far it has come.
+    pub phase: Phase,
+    /// It may have replicas.
+    pub active: bool,
+    /// Its share of the traffic, per cent.
+    pub traffic_weight: u32,
+    /// Labels that name it.
+    pub labels: Vec<String>,
+    /// Replicas there are.
+    pub replicas: u32,
+    /// Those of them that are ready.
+    pub ready_replicas: u32,
+    /// ACA's state.
+    pub provisioning_state: ProvisioningState,
+    /// ACA's state.
+    pub running_state: RunningState,
+    /// ACA's state.
+    pub health_state: HealthState,
+    /// Why it is not as asked for.
+    pub reason: Option<Reason>,
+    /// The details, for people.
+    pub details: String,
+    /// The first container's image with the digest it was resolved to.
+    pub image: String,
+    /// Newest first.
+    pub replica_list: Vec<ReplicaStatus>,
+}
+
+/// The state of one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub name: ReplicaName,
+    /// ACA's state.
+    pub running_state: ReplicaRunningState,
+    /// It gets traffic.
+    pub ready: bool,
+    /// Where it is.
+    pub address: Option<Ipv4Addr>,
+    /// How often its containers were started again.
+    pub restart_count: u32,
+    /// Why it is not running or not ready.
+    pub reason: Option<Reason>,
+    /// The details, for people.
+    pub details: String,
+}
+
+/// The state of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobStatus {
+    /// The name it was sent under.
+    pub job: String,
+    /// Its `skerry.generation`; 0 if never given.
+    pub generation: u64,
+    /// The digest of the document in force.
+    pub digest: Option<Digest>,
+    /// Who set it.
+    pub source: Source,
+    /// What was found in the document in force and is not acted on.
+    pub warnings: Vec<Finding>,
+    /// Why it does not run.
+    pub error: Option<Finding>,
+    /// When it last changed.
+    pub updated: WallTime,
+}
+
+/// Every app and job by the name it was sent under.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Statuses {
+    /// The apps; also those whose first document was refused.
+    pub apps: std::collections::BTreeMap<String, AppStatus>,
+    /// The jobs.
+    pub jobs: std::collections::BTreeMap<String, JobStatus>,
+    /// Apps and jobs that were removed: their last status is published once more, then the topic is cleared.
+    pub removed: std::collections::BTreeSet<AppName>,
+}

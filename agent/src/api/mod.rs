@@ -1,0 +1,1 @@
+//! The local API: gRPC on `agent.sock`.

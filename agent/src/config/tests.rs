@@ -1,0 +1,66 @@
+//! What a person reads when `agent.toml` is wrong.
+
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::report::Report;
+
+#[track_caller]
+fn refused(text: &str, expected: Expect) {
+    let error = Config::parse(Path::new("agent.toml"), text, "pi-1").unwrap_err();
+    expected.assert_eq(&Report(&error).to_string());
+}
+
+#[test]
+fn nothing_at_all_is_a_valid_configuration() {
+    let config = Config::parse(Path::new("agent.toml"), "", "Pi-1.local").unwrap();
+    assert_eq!(config.device.id, "pi-1");
+    assert_eq!(config.socket(), Path::new("/run/skerry/agent.sock"));
+    let environment = domain::model::EnvironmentName::default();
+    assert_eq!(config.suffix(&environment), "default.pi-1.internal");
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one() {
+    refused(
+        "[mqtt]\nurl = \"\"\nkeepalive_seconds = 5",
+        expect![[r#"
+        error: agent.toml:3: unknown key "keepalive_seconds"
+        hint: did you mean "keep_alive_seconds"?"#]],
+    );
+    refused(
+        "[mqqt]",
+        expect![[r#"
+        error: agent.toml:1: unknown key "mqqt"
+        hint: did you mean "mqtt"?"#]],
+    );
+}
+
+#[test]
+fn bad_toml_names_the_line() {
+    let error = Config::parse(Path::new("agent.toml"), "[device]\nid = \n", "pi-1").unwrap_err();
+    assert!(error.to_string().starts_with("agent.toml:2: "), "{error}");
+}
+
+#[test]
+fn values_are_checked() {
+    refused(
+        "[device]\nid = \"Pi 1\"",
+        expect![[r#"
+        error: device.id "Pi 1" is not a host name label of 1 to 64 characters
+        hint: use a-z, 0-9 and dashes"#]],
+    );
+    refused(
+        "[mqtt]\nurl = \"broker:1883\"",
+        expect![[r#"
+        error: mqtt.url "broker:1883" is neither mqtt:// nor mqtts://
+        hint: write mqtts://broker.example:8883"#]],
+    );
+    refused(
+        "[network]\nallow_host = [\"1883\"]",
+        expect![[r#"
+        error: agent.toml:2: "1883" is not a service such as "tcp/1883" or "udp/123""#]],
+    );
+}

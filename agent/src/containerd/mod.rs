@@ -1,0 +1,1 @@
+//! The container runtime, through the API of containerd.

@@ -1,0 +1,127 @@
+//! What the loop is asked: by the control plane, by a person at the command line, by a folder.
+//!
+//! Each request carries the door its answer goes out by. An answer of `Ok` means that what was asked is durable.
+
+use bytes::Bytes;
+use domain::document::Finding;
+use domain::model::AppName;
+use domain::status::Source;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for the loop: a flood waits at its source, not in memory (16 is MQTT's receive maximum).
+pub const INBOX_DEPTH: usize = 16;
+
+/// The way in.
+pub type Inbox = mpsc::Sender<Request>;
+
+/// The answer's way out.
+pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the loop is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// A document, as received. Empty payloads are allowed: they mean `DesiredCleared`.
+    Document {
+        /// From where.
+        source: Source,
+        /// The place it was sent to.
+        subject: Subject,
+        /// Its bytes.
+        payload: Bytes,
+        /// Take an app over from another source.
+        force: bool,
+        /// The answer: accepted or refused, durable either way.
+        reply: Reply<Accepted>,
+    },
+    /// A scale target, as received (`{minReplicas, maxReplicas, replicas}`); empty clears it.
+    Scale {
+        /// Whose.
+        app: String,
+        /// Its bytes.
+        payload: Bytes,
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// Remove an app. From `file` and `local` only; a document with `absent` does it over MQTT.
+    Delete {
+        /// From where.
+        source: Source,
+        /// Which.
+        app: AppName,
+        /// Although it belongs to another source.
+        force: bool,
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// Start or stop an app (ACA's `start` and `stop`).
+    Run {
+        /// Which.
+        app: AppName,
+        /// What it shall be.
+        run: Run,
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// The control plane connected: raise the epoch, durably, and say what it is now.
+    Connecting {
+        /// The new epoch.
+        reply: Reply<u64>,
+    },
+    /// The broker has acknowledged these events: they leave the outbox.
+    Delivered {
+        /// Their numbers.
+        events: Vec<u64>,
+    },
+}
+
+/// Whether an app shall run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// As its document says.
+    Started,
+    /// Keep the definition, run nothing.
+    Stopped,
+}
+
+/// The place a document was sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// `apps/{app}`. The name is as received: it may be invalid, and then it is refused by name.
+    App(String),
+    /// `jobs/{job}`.
+    Job(String),
+    /// A file or a command line: the document must name itself.
+    Itself,
+}
+
+/// A document was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The app or job.
+    pub name: String,
+    /// Something changed; a repeat of what is in force does not.
+    pub changed: bool,
+    /// What is not acted on.
+    pub warnings: Vec<Finding>,
+}
+
+/// A request was refused. What ran runs on, what was stored stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", describe(.findings))]
+pub struct Refusal {
+    /// Why, at least one.
+    pub findings: Vec<Finding>,
+    /// It may go well later (`StorageFull`): a message stays unacknowledged.
+    pub passing: bool,
+}
+
+fn describe(findings: &[Finding]) -> String {
+    let lines: Vec<String> = findings
+        .iter()
+        .map(|finding| match finding.path.as_str() {
+            "" => format!("{}: {}", finding.reason, finding.message),
+            path => format!("{path}: {}: {}", finding.reason, finding.message),
+        })
+        .collect();
+    lines.join("; ")
+}

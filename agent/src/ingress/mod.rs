@@ -1,0 +1,1 @@
+//! The ingress: HTTP from the LAN and from inside the environments to the replicas.

@@ -1,0 +1,40 @@
+//! The agent: a pure decision (package `domain`) inside a thin shell.
+//!
+//! ```text
+//!   mqtt ─┐                        ┌─▶ containerd   (Runtime)
+//!   api  ─┼─▶ inbox ─▶ reconcile ──┼─▶ netlink      (Network)
+//!   files ┘              │   ▲     └─▶ sled_store   (Store)
+//!                        ▼   │
+//!                    published: routes ─▶ ingress · zones ─▶ dns · announcements ─▶ mdns
+//!                               probes ─▶ probe ─▶ health ─┘ · statuses, outbox ─▶ mqtt, api
+//! ```
+//!
+//! Ports (`runtime`, `network`, `store`) speak the domain's words. Adapters implement one each and don't know each
+//! other; they meet on the channels of `inbox` and `published`, which `main` wires.
+
+// Ports, channels and the loop.
+pub mod clock;
+pub mod config;
+pub mod inbox;
+pub mod network;
+pub mod published;
+pub mod report;
+pub mod runtime;
+pub mod store;
+pub mod tasks;
+
+// Adapters.
+pub mod api;
+pub mod containerd;
+pub mod dns;
+pub mod ingress;
+pub mod logger;
+pub mod mdns;
+pub mod mqtt;
+pub mod netlink;
+pub mod probe;
+pub mod sled_store;
+pub mod watch_dir;
+
+// The command line.
+pub mod cli;

@@ -1,0 +1,1 @@
+//! The log sink: a small process per container that outlives the agent.

@@ -1,0 +1,1 @@
+//! Bridges, namespaces, addresses and the nftables table.

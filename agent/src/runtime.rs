@@ -1,0 +1,76 @@
+//! What the loop needs of a container runtime. `containerd` is one; a map is another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domain::model::ReplicaName;
+use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
+
+/// A container runtime, in the words of the domain.
+///
+/// Clones share one connection. Every verb may be called again after it failed or was cut short, and by then does
+/// only what is left to do.
+pub trait Runtime: Clone + Send + Sync + 'static {
+    /// Every replica there is a record of, of this boot or an earlier one.
+    fn observe(
+        &self,
+    ) -> impl Future<Output = Result<BTreeMap<ReplicaName, ObservedReplica>, RuntimeError>> + Send;
+
+    /// Makes the images local and unpacked, and says which bits each reference stands for.
+    fn fetch(
+        &self,
+        order: FetchOrder,
+    ) -> impl Future<Output = Result<Vec<ResolvedImage>, RuntimeError>> + Send;
+
+    /// Makes the records and root file systems of a replica's containers. Needs no network yet.
+    fn create(&self, order: &ReplicaOrder)
+    -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Runs the init containers in order, then starts the others, in the network namespace of the order.
+    fn start(&self, order: &ReplicaOrder) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Starts one container of a running replica afresh: a new root file system, the same network and volumes.
+    fn restart(
+        &self,
+        order: &ReplicaOrder,
+        container: &str,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// SIGTERM, SIGKILL after `grace`, then removes everything of the replica but its network. Zero kills at once.
+    fn stop(
+        &self,
+        replica: &ReplicaName,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+}
+
+/// How a runtime fails, told apart by what the loop does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// Passing, and not the app's fault: try the same again after a back-off, for everyone.
+    #[error("containerd is unavailable: {0}")]
+    Unavailable(String),
+    /// The socket cannot be opened for lack of rights.
+    #[error("no rights to the socket of containerd: {0}")]
+    Forbidden(String),
+    /// This one order failed: tell, and try again after its own back-off.
+    #[error("{}: {}", .0.reason, .0.details)]
+    Failed(Trouble),
+}
+
+impl RuntimeError {
+    /// The reason and details for a status.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Unavailable(details) => Trouble {
+                reason: domain::reason::Reason::ContainerdUnavailable,
+                details: details.clone(),
+            },
+            Self::Forbidden(details) => Trouble {
+                reason: domain::reason::Reason::ContainerdForbidden,
+                details: details.clone(),
+            },
+            Self::Failed(trouble) => trouble.clone(),
+        }
+    }
+}

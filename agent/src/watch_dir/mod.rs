@@ -1,0 +1,1 @@
+//! App documents from a folder.
