@@ -22,6 +22,7 @@ pub mod report;
 pub mod runtime;
 pub mod store;
 pub mod tasks;
+pub mod wire;
 
 // Adapters.
 pub mod api;

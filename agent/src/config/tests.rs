@@ -8,7 +8,7 @@ use super::*;
 use crate::report::Report;
 
 #[track_caller]
-fn refused(text: &str, expected: Expect) {
+fn refused(text: &str, expected: &Expect) {
     let error = Config::parse(Path::new("agent.toml"), text, "pi-1").unwrap_err();
     expected.assert_eq(&Report(&error).to_string());
 }
@@ -26,13 +26,13 @@ fn nothing_at_all_is_a_valid_configuration() {
 fn an_unknown_key_names_the_nearest_known_one() {
     refused(
         "[mqtt]\nurl = \"\"\nkeepalive_seconds = 5",
-        expect![[r#"
+        &expect![[r#"
         error: agent.toml:3: unknown key "keepalive_seconds"
         hint: did you mean "keep_alive_seconds"?"#]],
     );
     refused(
         "[mqqt]",
-        expect![[r#"
+        &expect![[r#"
         error: agent.toml:1: unknown key "mqqt"
         hint: did you mean "mqtt"?"#]],
     );
@@ -48,19 +48,19 @@ fn bad_toml_names_the_line() {
 fn values_are_checked() {
     refused(
         "[device]\nid = \"Pi 1\"",
-        expect![[r#"
+        &expect![[r#"
         error: device.id "Pi 1" is not a host name label of 1 to 64 characters
         hint: use a-z, 0-9 and dashes"#]],
     );
     refused(
         "[mqtt]\nurl = \"broker:1883\"",
-        expect![[r#"
+        &expect![[r#"
         error: mqtt.url "broker:1883" is neither mqtt:// nor mqtts://
         hint: write mqtts://broker.example:8883"#]],
     );
     refused(
         "[network]\nallow_host = [\"1883\"]",
-        expect![[r#"
+        &expect![[r#"
         error: agent.toml:2: "1883" is not a service such as "tcp/1883" or "udp/123""#]],
     );
 }

@@ -1,1 +1,3 @@
-//! The container runtime, through the API of containerd.
+//! The container runtime, through the API of containerd alone.
+
+pub mod connection;

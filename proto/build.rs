@@ -1,0 +1,24 @@
+//! Generates the types of `proto/` and gives them the JSON shape that the contract asks for.
+
+/// 64-bit integers, which stand as strings in JSON.
+const WIDE: &[&str] = &[
+    "AppStatus.generation",
+    "JobStatus.generation",
+    "DeviceStatus.epoch",
+    "Hello.epoch",
+    "KnownApp.generation",
+    "Event.id",
+];
+
+fn main() -> std::io::Result<()> {
+    let mut builder = tonic_prost_build::configure()
+        .btree_map(".")
+        .type_attribute(".skerry.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .type_attribute(".skerry.v1", "#[serde(rename_all = \"camelCase\", default)]");
+    for field in WIDE {
+        builder = builder
+            .field_attribute(format!(".skerry.v1.{field}"), "#[serde(with = \"crate::wide\")]");
+    }
+    let files = ["agent", "status", "record"].map(|name| format!("proto/skerry/v1/{name}.proto"));
+    builder.compile_protos(&files, &["proto".to_owned()])
+}
