@@ -1,0 +1,1 @@
+//! The store, closed, damaged, full and old.
