@@ -18,6 +18,7 @@ pub mod config;
 pub mod inbox;
 pub mod network;
 pub mod published;
+pub mod reconcile;
 pub mod report;
 pub mod runtime;
 pub mod store;

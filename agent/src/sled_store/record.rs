@@ -157,7 +157,7 @@ pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
     let accepted = match accepted(&message.document) {
         None => None,
         Some(accepted) => match &*accepted.document {
-            Document::App(document) => Some(accepted.of(document)),
+            Document::App(document) => Some(accepted.of(&**document)),
             Document::Job(_) => return None,
         },
     };
@@ -185,7 +185,7 @@ pub(super) fn read_job(message: &stored::Job) -> Option<JobRecord> {
     let accepted = match accepted(&message.document) {
         None => None,
         Some(accepted) => match &*accepted.document {
-            Document::Job(document) => Some(accepted.of(document)),
+            Document::Job(document) => Some(accepted.of(&**document)),
             Document::App(_) => return None,
         },
     };

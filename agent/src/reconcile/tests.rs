@@ -1,0 +1,1 @@
+//! The loop against ports made of maps.
