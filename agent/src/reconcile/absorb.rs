@@ -29,11 +29,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Outcome::Looked { begun, replicas, network } => self.looked(begun, replicas, network),
             Outcome::Settled(result) => self.settled(result),
             Outcome::Fetched(revision, result) => self.fetched(revision, result).await,
-            Outcome::Started(replica, result) => self.started(replica, result),
+            Outcome::Started(replica, result) => self.started(&replica, result),
             Outcome::Restarted(replica, container, result) => {
                 self.restarted(&replica, &container, result);
             }
-            Outcome::Stopped(replica, result) => self.stopped(replica, result),
+            Outcome::Stopped(replica, result) => self.stopped(&replica, result),
         }
     }
 
@@ -171,10 +171,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         owner.map(|app| app.name.clone())
     }
 
-    fn started(&mut self, replica: ReplicaName, result: Result<(), Trouble>) {
-        let Some(Doing::Starting(order)) = self.doing.remove(&replica) else { return };
+    fn started(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
+        let Some(Doing::Starting(order)) = self.doing.remove(replica) else { return };
         let now = self.clock.now();
-        self.end(&replica);
+        self.end(replica);
         match result {
             Ok(()) => {
                 let states = order.template.containers.iter().map(|container| {
@@ -189,14 +189,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     Reason::ReplicaStarted,
                     Some(&order.app),
                     Some(&order.revision),
-                    Some(&replica),
+                    Some(replica),
                     message,
                 );
             }
             Err(trouble) => {
                 warn!(%replica, reason = %trouble.reason, details = trouble.details, "start failed");
-                self.sight.replicas.remove(&replica);
-                self.sight.namespaces.remove(&replica);
+                self.sight.replicas.remove(replica);
+                self.sight.namespaces.remove(replica);
                 if matches!(trouble.reason, Reason::ImageNotFound | Reason::ImageCorrupt) {
                     self.forget_images(&order.revision);
                 }
@@ -205,7 +205,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     trouble.reason,
                     Some(&order.app),
                     Some(&order.revision),
-                    Some(&replica),
+                    Some(replica),
                     message,
                 );
                 self.memory.start_failed(order.revision.clone(), trouble, now);
@@ -249,20 +249,20 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.look();
     }
 
-    fn stopped(&mut self, replica: ReplicaName, result: Result<(), Trouble>) {
-        self.doing.remove(&replica);
-        self.end(&replica);
+    fn stopped(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
+        self.doing.remove(replica);
+        self.end(replica);
         match result {
             Ok(()) => {
-                let known = self.sight.replicas.remove(&replica);
-                self.sight.namespaces.remove(&replica);
+                let known = self.sight.replicas.remove(replica);
+                self.sight.namespaces.remove(replica);
                 let app = known.as_ref().map(|known| &known.app);
                 let revision = known.as_ref().map(|known| &known.revision);
-                self.emit(Reason::ReplicaStopped, app, revision, Some(&replica), String::new());
+                self.emit(Reason::ReplicaStopped, app, revision, Some(replica), String::new());
             }
             Err(trouble) => {
                 warn!(%replica, reason = %trouble.reason, details = trouble.details, "stop failed");
-                self.sight.ended.remove(&replica);
+                self.sight.ended.remove(replica);
             }
         }
         self.look();
