@@ -1,0 +1,226 @@
+//! The document as a tree that still knows how every scalar was written and where it stood.
+//!
+//! YAML turns `1.10` into a number and `on` into a truth value; the schema decides whether that was meant, so a scalar
+//! stays text here. JSON is read as the YAML that it is.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::options::NonFiniteFloatPolicy;
+use serde_saphyr::{Options, Spanned};
+
+use super::findings::Finding;
+use crate::reason::Reason;
+
+/// ACA's deepest path has 11 steps, and an ARM template lies around it with two more.
+const MAX_DEPTH: usize = 32;
+/// Twice the scalars that 256 KiB of the tersest YAML hold would not be a document any more.
+const MAX_NODES: usize = 100_000;
+/// Aliases are a convenience of people, who repeat a block a few times.
+const MAX_ALIASES: usize = 1_000;
+/// What all aliases together may repeat; a bomb stops here.
+const MAX_REPEATED: usize = 20_000;
+
+/// Line and column, where they are known.
+pub(super) type Position = Option<(u64, u64)>;
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) at: Position,
+}
+
+/// A value without a type beyond its shape.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// Not set.
+    Null,
+    /// As it was written, without its quotes.
+    Scalar(String),
+    List(Vec<Node>),
+    /// In order, without repetition.
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Reads YAML or JSON.
+    pub(super) fn read(text: &str) -> Result<Self, Finding> {
+        let read: Result<Spanned<Raw>, _> = serde_saphyr::from_str_with_options(text, options());
+        read.map(|raw| settle(raw, text)).map_err(|error| syntax_error(error.without_snippet()))
+    }
+
+    /// Reads JSON that this program wrote itself: of any size, without positions.
+    pub(super) fn read_json(text: &str) -> Result<Self, Finding> {
+        serde_json::from_str(text).map(json).map_err(|error| Finding {
+            path: String::new(),
+            reason: Reason::InvalidSyntax,
+            message: error.to_string(),
+            position: None,
+        })
+    }
+
+    /// What it is, for messages.
+    pub(super) fn shape(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Scalar(_) => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+}
+
+fn json(value: serde_json::Value) -> Node {
+    use serde_json::Value as Json;
+    let value = match value {
+        Json::Null => Value::Null,
+        Json::Bool(flag) => Value::Scalar(flag.to_string()),
+        Json::Number(number) => Value::Scalar(number.to_string()),
+        Json::String(text) => Value::Scalar(text),
+        Json::Array(items) => Value::List(items.into_iter().map(json).collect()),
+        Json::Object(map) => {
+            Value::Map(map.into_iter().map(|(key, value)| (key, json(value))).collect())
+        }
+    };
+    Node { value, at: None }
+}
+
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+            max_aliases: MAX_ALIASES,
+            max_anchors: MAX_ALIASES,
+            max_documents: 1,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_REPEATED,
+            max_replay_stack_depth: MAX_DEPTH,
+        },
+        with_snippet: false,
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+    }
+}
+
+fn syntax_error(error: &serde_saphyr::Error) -> Finding {
+    let position = error.location().map(|at| (at.line(), at.column()));
+    let text = error.to_string();
+    let words = text.lines().next().unwrap_or_default();
+    let message = match position {
+        Some((line, column)) if !words.contains("line ") => {
+            format!("line {line}, column {column}: {words}")
+        }
+        Some(_) | None => words.to_owned(),
+    };
+    Finding { path: String::new(), reason: Reason::InvalidSyntax, message, position }
+}
+
+/// What the parser hands over. A scalar that it took for a number or a truth value is read again from the text.
+enum Raw {
+    Null,
+    Text(String),
+    Typed(String),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(String, Spanned<Self>)>),
+}
+
+/// Puts the text of the document in the place of what the parser made of it.
+fn settle(raw: Spanned<Raw>, text: &str) -> Node {
+    let place = raw.defined;
+    let written = || {
+        let span = place.span();
+        let start = usize::try_from(span.byte_offset()?).ok()?;
+        let end = start.checked_add(usize::try_from(span.byte_len()?).ok()?)?;
+        text.get(start..end).map(str::trim).filter(|text| !text.is_empty())
+    };
+    let value = match raw.value {
+        Raw::Null => Value::Null,
+        Raw::Text(text) => Value::Scalar(text),
+        Raw::Typed(value) => Value::Scalar(written().map_or(value, str::to_owned)),
+        Raw::List(items) => Value::List(items.into_iter().map(|item| settle(item, text)).collect()),
+        Raw::Map(entries) => {
+            Value::Map(entries.into_iter().map(|(key, node)| (key, settle(node, text))).collect())
+        }
+    };
+    let at = (place.line() != 0).then(|| (place.line(), place.column()));
+    Node { value, at }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("YAML or JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Typed(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Raw, E> {
+        Ok(Raw::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MAX_NODES {
+                return Err(A::Error::custom("too many values"));
+            }
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            if entries.len() == MAX_NODES {
+                return Err(A::Error::custom("too many keys"));
+            }
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}

@@ -1,0 +1,3 @@
+//! Documents as people write them, and what they are told.
+
+mod samples;
