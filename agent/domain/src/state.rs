@@ -216,3 +216,19 @@ impl Wanted {
         }
     }
 }
+
+impl std::fmt::Display for ScaleTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [
+            ("minReplicas", self.min_replicas),
+            ("maxReplicas", self.max_replicas),
+            ("replicas", self.replicas),
+        ];
+        let given = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (n, (name, value)) in given.enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
