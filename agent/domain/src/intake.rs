@@ -195,7 +195,7 @@ fn check_generation(given: Option<u64>, known: u64) -> Result<(), Finding> {
 /// A changed template makes a revision, an unchanged one makes none.
 fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Finding> {
     let digest = template.digest();
-    if record.latest().is_some_and(|latest| latest.digest == digest) {
+    if record.latest().is_some_and(|latest| *latest.template == *template) {
         return Ok(());
     }
     let path = "properties.template.revisionSuffix";

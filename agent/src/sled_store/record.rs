@@ -226,7 +226,8 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
     };
     Some(RevisionRecord {
         name: message.name.parse().ok()?,
-        digest: template.digest(),
+        // Of the text as it was stored: containers carry it, and a later release may write the form anew.
+        digest: Digest::of(message.template.as_bytes()),
         template: Arc::new(template),
         phase: phase(&message.phase)?,
         active: message.active,
