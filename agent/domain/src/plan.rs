@@ -159,7 +159,7 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
 /// The steps that a look at the fleet allows.
 fn steps(record: &AppRecord, fleet: &Fleet<'_>) -> Vec<Step> {
     let Some(latest) = record.latest() else { return Vec::new() };
-    let wanted = record.wanted_replicas().count();
+    let wanted = record.wanted_of(latest).count();
     let ready = fleet.ready(&latest.name);
     let mut steps = Vec::new();
     let proven = latest.phase == Phase::Starting && 1 <= wanted && wanted <= ready;
@@ -223,7 +223,7 @@ fn order_revision(
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
-    let wanted = if revision.active { record.wanted_replicas().count() } else { 0 };
+    let wanted = record.wanted_of(revision).count();
     if 0 < wanted && revision.images.is_empty() {
         order_fetch(record, revision, world, memory, plan);
     }
@@ -241,9 +241,33 @@ fn order_revision(
     for replica in &living {
         restart_containers(record, revision, replica, world, memory, plan);
     }
-    if count < wanted && !revision.images.is_empty() {
-        start_missing(record, revision, wanted - count, world, memory, plan);
+    let missing = wanted.saturating_sub(count).min(room(record, world, plan));
+    if 0 < missing && !revision.images.is_empty() {
+        start_missing(record, revision, missing, world, memory, plan);
     }
+}
+
+/// How many more replicas an app may have: as many as its active revisions shall have together. Those of a revision
+/// that was superseded before it ever served, or of an app of this name that was removed, go first.
+fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
+    let allowed: u32 = record.revisions.iter().map(|one| record.wanted_of(one).count()).sum();
+    let stopping = |name: &ReplicaName| matches!(world.doing.get(name), Some(Doing::Stopping));
+    let seen = world
+        .observed
+        .iter()
+        .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
+        .filter(|(name, _)| !stopping(name));
+    let ordered = world.doing.iter().filter(|(name, doing)| match doing {
+        Doing::Starting(order) => order.app == record.name && !world.observed.contains_key(*name),
+        Doing::Restarting(_) | Doing::Stopping => false,
+    });
+    let planned = plan
+        .actions
+        .iter()
+        .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
+    let living = seen.count() + ordered.count() + planned.count();
+    let living = u32::try_from(living).unwrap_or(u32::MAX);
+    allowed.saturating_sub(living)
 }
 
 fn order_fetch(

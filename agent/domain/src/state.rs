@@ -173,13 +173,17 @@ impl AppRecord {
         self.revisions.iter().rev().find(|revision| revision.active && revision.was_ready)
     }
 
-    /// How many replicas each active revision shall have.
+    /// How many replicas the app shall have, as its newest template and what is set over it say.
     pub fn wanted_replicas(&self) -> Wanted {
-        let Some(document) = self.document() else { return Wanted::None };
-        if self.removed || self.stopped {
+        self.latest().map_or(Wanted::None, |latest| self.wanted_of(latest))
+    }
+
+    /// How many replicas an active revision shall have: each scales by its own template.
+    pub fn wanted_of(&self, revision: &RevisionRecord) -> Wanted {
+        if self.removed || self.stopped || !revision.active {
             return Wanted::None;
         }
-        let scale = &document.template.scale;
+        let scale = &revision.template.scale;
         if let Some(pinned) = self.scale.replicas {
             return if pinned == 0 { Wanted::PinnedToZero } else { Wanted::Some(pinned) };
         }
@@ -189,10 +193,10 @@ impl AppRecord {
         Wanted::Some(min.min(max).max(1))
     }
 
-    /// The most replicas the scale allows.
-    pub fn max_replicas(&self) -> u32 {
-        let template = self.document().map_or(1, |document| document.template.scale.max_replicas);
-        self.scale.replicas.or(self.scale.max_replicas).unwrap_or(template)
+    /// The most replicas that the scale allows a revision.
+    pub fn max_replicas(&self, revision: &RevisionRecord) -> u32 {
+        let max = revision.template.scale.max_replicas;
+        self.scale.replicas.or(self.scale.max_replicas).unwrap_or(max)
     }
 }
 

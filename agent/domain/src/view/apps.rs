@@ -113,7 +113,7 @@ fn running_state(
     ready: u32,
 ) -> RunningState {
     let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
-    let wanted = record.wanted_replicas();
+    let wanted = record.wanted_of(revision);
     if !revision.active {
         return if 0 < there { RunningState::Deprovisioning } else { RunningState::Stopped };
     }
@@ -129,7 +129,9 @@ fn running_state(
         Wanted::Some(_) if failing => RunningState::Degraded,
         Wanted::Some(_) if ready == 0 => RunningState::Activating,
         Wanted::Some(wanted) if ready != wanted || there != wanted => RunningState::Processing,
-        Wanted::Some(wanted) if record.max_replicas() <= wanted => RunningState::RunningAtMaxScale,
+        Wanted::Some(wanted) if record.max_replicas(revision) <= wanted => {
+            RunningState::RunningAtMaxScale
+        }
         Wanted::Some(_) => RunningState::Running,
     }
 }
@@ -179,7 +181,7 @@ fn revision_trouble(
     if !revision.active {
         return None;
     }
-    let wanted = match record.wanted_replicas() {
+    let wanted = match record.wanted_of(revision) {
         Wanted::None => return record.stopped.then(|| stated(Reason::AppStopped)),
         Wanted::PinnedToZero => return Some(stated(Reason::PinnedToZero)),
         Wanted::Some(wanted) => wanted,
