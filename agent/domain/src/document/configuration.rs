@@ -102,9 +102,13 @@ fn registry(mut fields: Fields<'_>) -> Option<Registry> {
         fields.found.check_secret(&path, at, name);
     }
     match (&username, &password_secret_ref) {
-        (Some(_), None) => fields.missing("passwordSecretRef", "username needs a password"),
-        (None, Some(_)) => fields.missing("username", "passwordSecretRef needs a username"),
-        (Some(_), Some(_)) | (None, None) => (),
+        (Some(_), None) if !fields.has("passwordSecretRef") => {
+            fields.missing("passwordSecretRef", "username needs a password");
+        }
+        (None, Some(_)) if !fields.has("username") => {
+            fields.missing("username", "passwordSecretRef needs a username");
+        }
+        (Some(_) | None, Some(_) | None) => (),
     }
     let identity = identity(&mut fields);
     fields.close();

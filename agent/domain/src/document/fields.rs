@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::findings::{Expressions, Findings, nearest, quoted};
+use super::findings::{Expressions, Findings, nearest, placeholder_hint, quoted};
 use super::node::{Node, Position, Value};
 use super::rules;
 use super::support::{self, Place};
@@ -109,7 +109,9 @@ impl<'a> Fields<'a> {
     {
         let text = self.name(key)?;
         text.parse()
-            .map_err(|error: T::Err| self.error(key, Reason::InvalidValue, error.to_string()))
+            .map_err(|error: T::Err| {
+                self.error(key, Reason::InvalidValue, format!("{error}{}", placeholder_hint(&text)))
+            })
             .ok()
     }
 
@@ -123,7 +125,11 @@ impl<'a> Fields<'a> {
         match rule(&text) {
             Ok(()) => Some(text),
             Err(broken) => {
-                let message = format!("{} is not valid here: {broken}", quoted(&text));
+                let message = format!(
+                    "{} is not valid here: {broken}{}",
+                    quoted(&text),
+                    placeholder_hint(&text)
+                );
                 self.error(key, Reason::InvalidValue, message);
                 None
             }

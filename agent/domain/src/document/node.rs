@@ -3,7 +3,7 @@
 //! YAML turns `1.10` into a number and `on` into a truth value; the schema decides whether that was meant, so a scalar
 //! stays text here. JSON is read as the YAML that it is.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
@@ -47,7 +47,8 @@ impl Node {
     /// Reads YAML or JSON.
     pub(super) fn read(text: &str) -> Result<Self, Finding> {
         let read: Result<Spanned<Raw>, _> = serde_saphyr::from_str_with_options(text, options());
-        read.map(|raw| settle(raw, text)).map_err(|error| syntax_error(error.without_snippet()))
+        read.map(|raw| settle(raw, text))
+            .map_err(|error| syntax_error(error.without_snippet(), text))
     }
 
     /// Reads JSON that this program wrote itself: of any size, without positions.
@@ -107,17 +108,58 @@ fn options() -> Options {
     }
 }
 
-fn syntax_error(error: &serde_saphyr::Error) -> Finding {
+fn syntax_error(error: &serde_saphyr::Error, text: &str) -> Finding {
     let position = error.location().map(|at| (at.line(), at.column()));
-    let text = error.to_string();
-    let words = text.lines().next().unwrap_or_default();
-    let message = match position {
-        Some((line, column)) if !words.contains("line ") => {
-            format!("line {line}, column {column}: {words}")
-        }
-        Some(_) | None => words.to_owned(),
+    let words = error.to_string();
+    let words = words.lines().next().unwrap_or_default();
+    let Some((line, column)) = position else {
+        return Finding {
+            path: String::new(),
+            reason: Reason::InvalidSyntax,
+            message: words.to_owned(),
+            position,
+        };
     };
+    // The place comes first here, whichever end of the sentence the parser puts it at.
+    let place = format!("line {line}, column {column}");
+    let words = words.replace(&format!(" at {place}"), "").replace(&format!("{place}: "), "");
+    let mut message = format!("{place}: {words}");
+    let lines: Vec<&str> = text.lines().collect();
+    let wrong = usize::try_from(line).ok().and_then(|line| line.checked_sub(1));
+    if let Some(wrong) = wrong.filter(|wrong| *wrong < lines.len()) {
+        let start = block_start(&lines, wrong);
+        if start != wrong {
+            let _ = write!(message, ", in the block that begins at line {}", start + 1);
+        }
+        let value = lines[wrong].split_once(": ").map_or("", |(_, value)| value.trim_start());
+        if value.starts_with(['{', '[', '*', '&', '@', '%', '`', '!', '|', '>']) {
+            let first: String = value.chars().take(1).collect();
+            let _ = write!(message, "; a text that starts with {first:?} needs quotes");
+        }
+    }
     Finding { path: String::new(), reason: Reason::InvalidSyntax, message, position }
+}
+
+/// The line where the mapping that holds line `wrong` begins: what people look for when a key is out of place.
+fn block_start(lines: &[&str], wrong: usize) -> usize {
+    let indent = |line: &str| line.find(|c| c != ' ' && c != '-').unwrap_or(0);
+    let depth = indent(lines[wrong]);
+    let mut start = wrong;
+    for (index, line) in lines.iter().enumerate().take(wrong + 1).rev() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        if indent(line) < depth {
+            break;
+        }
+        if indent(line) == depth {
+            start = index;
+            if line.trim_start().starts_with("- ") {
+                break;
+            }
+        }
+    }
+    start
 }
 
 /// What the parser hands over. A scalar that it took for a number or a truth value is read again from the text.
