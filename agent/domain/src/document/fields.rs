@@ -110,7 +110,11 @@ impl<'a> Fields<'a> {
         let text = self.name(key)?;
         text.parse()
             .map_err(|error: T::Err| {
-                self.error(key, Reason::InvalidValue, format!("{error}{}", placeholder_hint(&text)))
+                self.error(
+                    key,
+                    Reason::InvalidValue,
+                    format!("{error}{}", placeholder_hint(&text)),
+                );
             })
             .ok()
     }
@@ -159,8 +163,14 @@ impl<'a> Fields<'a> {
         };
         let in_range = u64::try_from(number).ok().filter(|number| range.contains(number));
         if in_range.is_none() {
-            let (low, high) = (range.start(), range.end());
-            let message = format!("must lie between {low} and {high}, found {text}");
+            let (low, high) = (*range.start(), *range.end());
+            let rule = match high {
+                _ if low == high => format!("must be {low}"),
+                // The bound is that of the type, and nobody's rule.
+                _ if u64::from(u32::MAX) <= high => format!("must be {low} or more"),
+                _ => format!("must lie between {low} and {high}"),
+            };
+            let message = format!("{rule}, found {}", quoted(&text));
             self.error(key, Reason::InvalidValue, message);
         }
         in_range

@@ -1,10 +1,11 @@
 //! Documents as people write them, and what they are told.
 
+mod errors;
 mod intake;
 mod mangled;
-mod messages;
 mod round_trip;
 mod samples;
+mod warnings;
 
 use super::{AppDocument, Document, Finding, parse};
 
@@ -51,4 +52,10 @@ fn lines(findings: &[Finding]) -> String {
         format!("{place} {} {}: {}\n", finding.path, finding.reason, finding.message)
     };
     findings.iter().map(line).collect()
+}
+
+/// What `line` makes of each number below `many`, in a row.
+fn numbered(many: usize, line: impl Fn(usize) -> String) -> String {
+    let lines: Vec<String> = (0..many).map(line).collect();
+    lines.concat()
 }

@@ -48,7 +48,7 @@ fn what_is_not_yaml_is_refused_with_its_line() {
     let Some(parsed) = parsed("02") else { return };
     let errors = parsed.document.unwrap_err();
     expect_test::expect![[r#"
-        12:26  InvalidSyntax: line 12, column 26: while parsing a block mapping, did not find expected key, in the block that begins at line 11; a text that starts with "{" needs quotes
+        12:26  InvalidSyntax: line 12, column 26: while parsing a block mapping, did not find expected key, in the block that begins at line 11; a text that starts with { needs quotes
     "#]]
     .assert_eq(&lines(&errors));
 }
