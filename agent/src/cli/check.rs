@@ -130,21 +130,67 @@ mod tests {
         let report =
             check(b"name: Hello\nlocation: here\ntemplate:\n  containers:\n    - {name: a}\n");
         assert!(!report.ok());
-        expect![[""]].assert_eq(&report.to_string());
-        expect![[""]].assert_eq(&serde_json::to_string_pretty(&report).unwrap());
+        expect![[r#"
+            error[InvalidValue] line 1 name
+                "Hello" is not a valid app name: 1 to 32 characters, a-z, 0-9 and single dashes, first a letter, last no dash
+            error[MissingValue] line 5 template.containers[0].image
+                image is required: the image that the container runs
+            warning[NoMeaningHere] line 2 location
+                has a meaning in Azure only: an app is where its board is
+
+            refused: 2 errors, 1 warning"#]].assert_eq(&report.to_string());
+        expect![[r#"
+            {
+              "ok": false,
+              "errors": [
+                {
+                  "path": "name",
+                  "reason": "InvalidValue",
+                  "message": "\"Hello\" is not a valid app name: 1 to 32 characters, a-z, 0-9 and single dashes, first a letter, last no dash",
+                  "line": 1,
+                  "column": 7
+                },
+                {
+                  "path": "template.containers[0].image",
+                  "reason": "MissingValue",
+                  "message": "image is required: the image that the container runs",
+                  "line": 5,
+                  "column": 7
+                }
+              ],
+              "warnings": [
+                {
+                  "path": "location",
+                  "reason": "NoMeaningHere",
+                  "message": "has a meaning in Azure only: an app is where its board is",
+                  "line": 2,
+                  "column": 11
+                }
+              ]
+            }"#]].assert_eq(&serde_json::to_string_pretty(&report).unwrap());
     }
 
     #[test]
     fn a_syntax_error_names_its_line_once() {
-        expect![[""]].assert_eq(&check(b"name: hello\n  x: [\n").to_string());
+        expect![[r#"
+            error[InvalidSyntax]
+                line 2, column 4: mapping values are not allowed in this context
+
+            refused: 1 error"#]]
+        .assert_eq(&check(b"name: hello\n  x: [\n").to_string());
     }
 
     #[test]
     fn an_accepted_document_is_named() {
         let report = check(b"name: hello\ntemplate: {containers: [{name: a, image: b}]}\n");
         assert!(report.ok());
-        expect![[""]].assert_eq(&report.to_string());
+        expect!["ok: the app hello would be accepted"].assert_eq(&report.to_string());
         let nameless = check(b"skerry: {absent: true, force: true}\n");
-        expect![[""]].assert_eq(&nameless.to_string());
+        expect![[r#"
+            warning[NotYetSupported] line 1 skerry.force
+                not acted on yet
+
+            ok: the app would be accepted under the name it is sent to, 1 warning"#]]
+        .assert_eq(&nameless.to_string());
     }
 }

@@ -94,7 +94,11 @@ fn registry(mut fields: Fields<'_>) -> Option<Registry> {
     if !fields.has("server") {
         fields.missing("server", "the registry's host, or host:port");
     }
-    let server = fields.ruled("server", rules::registry);
+    let server = fields.ruled("server", rules::registry).map(|server| {
+        // Some write the URL; the reference of an image has only the host.
+        let host = server.trim_start_matches("https://").trim_end_matches('/');
+        host.to_owned()
+    });
     let username = fields.name("username");
     let password_secret_ref = fields.name("passwordSecretRef");
     if let Some(name) = &password_secret_ref {

@@ -284,7 +284,9 @@ impl<'a> Fields<'a> {
     fn unknown(&self, key: &str) -> String {
         let known = self.asked.iter().copied().chain(support::keys(self.place));
         let shown = quoted(key);
-        match nearest(key, known) {
+        // Comparing words is dear, and nobody would read the answer.
+        let near = if self.found.crowded() { None } else { nearest(key, known) };
+        match near {
             Some(known) => format!("{shown} is not a key of the schema; did you mean {known:?}?"),
             None => format!("{shown} is not a key of the schema"),
         }

@@ -110,6 +110,11 @@ impl Findings {
         self.error(path, at, Reason::SecretRefNotFound, message);
     }
 
+    /// Whether another warning would only be counted.
+    pub(super) fn crowded(&self) -> bool {
+        MAX_WARNINGS <= self.warnings.borrow().len()
+    }
+
     /// Whether the document is refused.
     pub(super) fn refused(&self) -> bool {
         !self.errors.borrow().is_empty()

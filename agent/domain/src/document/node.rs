@@ -159,7 +159,10 @@ fn parser_error(words: &str, position: Position, text: &str) -> String {
         start => format!(", in the block that begins at line {}", start + 1),
     };
     let value = lines[wrong].split_once(": ").map_or("", |(_, value)| value.trim_start());
+    let goes_on = |close| value.split_once(close).is_some_and(|(_, rest)| !rest.trim().is_empty());
     let hint = match value.chars().next() {
+        Some('{') if !goes_on('}') => String::new(),
+        Some('[') if !goes_on(']') => String::new(),
         Some(first @ ('{' | '[' | '*' | '&' | '@' | '%' | '`' | '!')) => {
             format!("; a text that starts with {first} needs quotes")
         }

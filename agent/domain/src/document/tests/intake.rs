@@ -125,6 +125,13 @@ fn of_two_variables_with_one_name_the_last_wins() {
 }
 
 #[test]
+fn the_url_of_a_registry_becomes_its_host() {
+    let text = SMALL
+        .replace("ingress:", "registries: [{server: 'https://r.example:5000/'}]\n    ingress:");
+    assert_eq!(app(&text).configuration.registries[0].server, "r.example:5000");
+}
+
+#[test]
 fn a_document_that_removes_an_app_needs_no_template() {
     let app = app("name: hello\nskerry: {absent: true, generation: 12}\n");
     assert!(app.skerry.absent);

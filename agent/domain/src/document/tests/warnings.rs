@@ -98,6 +98,19 @@ fn what_is_not_known_or_not_acted_on_is_said() {
 }
 
 #[test]
+fn a_job_is_told_of_keys_that_only_apps_have() {
+    let job = "
+type: Microsoft.App/jobs
+configuration: {replicaTimeout: 60}
+template: {containers: [{name: a, image: b}], scale: {minReplicas: 2}}
+";
+    expect![[r#"
+        4:54 template.scale Unsupported: jobs have no such key; ignored
+    "#]]
+    .assert_eq(&warnings(job));
+}
+
+#[test]
 fn the_skerry_block_is_no_exception() {
     let with = |block: &str| format!("name: hello\nskerry: {block}");
     warned(
