@@ -44,7 +44,7 @@ pub(super) fn read(mut top: Fields<'_>) -> Document {
             let configuration = configuration::read(
                 configuration.unwrap_or_else(|| parts.none("configuration", Place::Configuration)),
             );
-            let template = parts.template(&skerry);
+            let template = parts.template(&skerry, kind);
             Document::App(Box::new(AppDocument {
                 name,
                 environment,
@@ -60,7 +60,7 @@ pub(super) fn read(mut top: Fields<'_>) -> Document {
                 configuration.unwrap_or_else(|| parts.none("configuration", Place::Configuration));
             let configuration =
                 if given { job::read(configuration) } else { JobConfiguration::default() };
-            let template = parts.template(&skerry);
+            let template = parts.template(&skerry, kind);
             Document::Job(Box::new(JobDocument {
                 name,
                 environment,
@@ -115,11 +115,15 @@ impl<'a> Parts<'a> {
     }
 
     /// A document that removes an app needs to say nothing else about it.
-    fn template(&mut self, skerry: &SkerryBlock) -> Template {
+    fn template(&mut self, skerry: &SkerryBlock, kind: Kind) -> Template {
         match self.take("template") {
-            Some((path, node)) => Fields::of(node, path, Place::Template, self.top.found)
-                .map(template::read)
-                .unwrap_or_default(),
+            Some((path, node)) => {
+                let fields = Fields::of(node, path, Place::Template, self.top.found);
+                if let (Some(fields), Kind::Job) = (&fields, kind) {
+                    warn_of_app_keys(fields);
+                }
+                fields.map(template::read).unwrap_or_default()
+            }
             None if skerry.absent => Template::default(),
             None => {
                 let missing = self.none("template", Place::Template);
@@ -174,6 +178,15 @@ impl<'a> Parts<'a> {
         let Some(name) = &app.name else { return };
         for finding in app.check_host_names(name) {
             self.top.found.error(finding.path, None, finding.reason, finding.message);
+        }
+    }
+}
+
+/// The template of a job has fewer keys than that of an app.
+fn warn_of_app_keys(fields: &Fields<'_>) {
+    for key in ["revisionSuffix", "scale", "serviceBinds"] {
+        if fields.has(key) {
+            fields.warning(key, Reason::Unsupported, "jobs have no such key; ignored");
         }
     }
 }

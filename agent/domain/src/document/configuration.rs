@@ -94,7 +94,11 @@ fn registry(mut fields: Fields<'_>) -> Option<Registry> {
     if !fields.has("server") {
         fields.missing("server", "the registry's host, or host:port");
     }
-    let server = fields.ruled("server", rules::registry);
+    let server = fields.ruled("server", rules::registry).map(|server| {
+        // Some write the URL; the reference of an image has only the host.
+        let host = server.trim_start_matches("https://").trim_end_matches('/');
+        host.to_owned()
+    });
     let username = fields.name("username");
     let password_secret_ref = fields.name("passwordSecretRef");
     if let Some(name) = &password_secret_ref {
@@ -102,9 +106,13 @@ fn registry(mut fields: Fields<'_>) -> Option<Registry> {
         fields.found.check_secret(&path, at, name);
     }
     match (&username, &password_secret_ref) {
-        (Some(_), None) => fields.missing("passwordSecretRef", "username needs a password"),
-        (None, Some(_)) => fields.missing("username", "passwordSecretRef needs a username"),
-        (Some(_), Some(_)) | (None, None) => (),
+        (Some(_), None) if !fields.has("passwordSecretRef") => {
+            fields.missing("passwordSecretRef", "username needs a password");
+        }
+        (None, Some(_)) if !fields.has("username") => {
+            fields.missing("username", "passwordSecretRef needs a username");
+        }
+        (Some(_) | None, Some(_) | None) => (),
     }
     let identity = identity(&mut fields);
     fields.close();

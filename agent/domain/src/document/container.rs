@@ -59,7 +59,6 @@ pub(super) fn read(mut fields: Fields<'_>, stage: Stage, volumes: &BTreeSet<&str
 fn environment(fields: &mut Fields<'_>) -> Vec<EnvVar> {
     let mut env: Vec<EnvVar> = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut repeated = BTreeSet::new();
     for mut inner in fields.each("env", Place::EnvVar) {
         if !inner.has("name") {
             inner.missing("name", "the name of the variable");
@@ -81,7 +80,6 @@ fn environment(fields: &mut Fields<'_>) -> Vec<EnvVar> {
         };
         if let Some(name) = name {
             if !seen.insert(name.clone()) {
-                repeated.insert(name.clone());
                 let message = format!("{} is given twice; the last one wins", quoted(&name));
                 inner.warning("name", Reason::InvalidValue, message);
             }
@@ -89,12 +87,10 @@ fn environment(fields: &mut Fields<'_>) -> Vec<EnvVar> {
         }
         inner.close();
     }
-    let last = |index: usize, variable: &EnvVar, env: &[EnvVar]| {
-        !repeated.contains(&variable.name)
-            || env.iter().skip(index + 1).all(|later| later.name != variable.name)
-    };
-    let kept = env.iter().enumerate().filter(|(index, variable)| last(*index, variable, &env));
-    kept.map(|(_, variable)| variable.clone()).collect()
+    let mut kept: Vec<EnvVar> =
+        env.into_iter().rev().filter(|variable| seen.remove(&variable.name)).collect();
+    kept.reverse();
+    kept
 }
 
 fn resources(mut fields: Fields<'_>) -> Resources {

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::findings::{Expressions, Findings, nearest, quoted};
+use super::findings::{Expressions, Findings, nearest, placeholder_hint, quoted};
 use super::node::{Node, Position, Value};
 use super::rules;
 use super::support::{self, Place};
@@ -109,7 +109,13 @@ impl<'a> Fields<'a> {
     {
         let text = self.name(key)?;
         text.parse()
-            .map_err(|error: T::Err| self.error(key, Reason::InvalidValue, error.to_string()))
+            .map_err(|error: T::Err| {
+                self.error(
+                    key,
+                    Reason::InvalidValue,
+                    format!("{error}{}", placeholder_hint(&text)),
+                );
+            })
             .ok()
     }
 
@@ -123,7 +129,11 @@ impl<'a> Fields<'a> {
         match rule(&text) {
             Ok(()) => Some(text),
             Err(broken) => {
-                let message = format!("{} is not valid here: {broken}", quoted(&text));
+                let message = format!(
+                    "{} is not valid here: {broken}{}",
+                    quoted(&text),
+                    placeholder_hint(&text)
+                );
                 self.error(key, Reason::InvalidValue, message);
                 None
             }
@@ -153,8 +163,14 @@ impl<'a> Fields<'a> {
         };
         let in_range = u64::try_from(number).ok().filter(|number| range.contains(number));
         if in_range.is_none() {
-            let (low, high) = (range.start(), range.end());
-            let message = format!("must lie between {low} and {high}, found {text}");
+            let (low, high) = (*range.start(), *range.end());
+            let rule = match high {
+                _ if low == high => format!("must be {low}"),
+                // The bound is that of the type, and nobody's rule.
+                _ if u64::from(u32::MAX) <= high => format!("must be {low} or more"),
+                _ => format!("must lie between {low} and {high}"),
+            };
+            let message = format!("{rule}, found {}", quoted(&text));
             self.error(key, Reason::InvalidValue, message);
         }
         in_range
@@ -268,7 +284,9 @@ impl<'a> Fields<'a> {
     fn unknown(&self, key: &str) -> String {
         let known = self.asked.iter().copied().chain(support::keys(self.place));
         let shown = quoted(key);
-        match nearest(key, known) {
+        // Comparing words is dear, and nobody would read the answer.
+        let near = if self.found.crowded() { None } else { nearest(key, known) };
+        match near {
             Some(known) => format!("{shown} is not a key of the schema; did you mean {known:?}?"),
             None => format!("{shown} is not a key of the schema"),
         }

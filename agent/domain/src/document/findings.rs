@@ -102,11 +102,17 @@ impl Findings {
         let Some(listed) = secrets.as_ref().filter(|listed| !listed.contains(name)) else {
             return;
         };
-        let hint = nearest(name, listed.iter().map(String::as_str))
-            .map(|known| format!("; did you mean {known:?}?"))
-            .unwrap_or_default();
+        let hint = nearest(name, listed.iter().map(String::as_str)).map_or_else(
+            || placeholder_hint(name).to_owned(),
+            |known| format!("; did you mean {known:?}?"),
+        );
         let message = format!("no secret named {} is listed{hint}", quoted(name));
         self.error(path, at, Reason::SecretRefNotFound, message);
+    }
+
+    /// Whether another warning would only be counted.
+    pub(super) fn crowded(&self) -> bool {
+        MAX_WARNINGS <= self.warnings.borrow().len()
     }
 
     /// Whether the document is refused.
@@ -114,13 +120,16 @@ impl Findings {
         !self.errors.borrow().is_empty()
     }
 
-    /// Errors and warnings, in the order of their discovery.
+    /// Errors and warnings, from the top of the document to its end.
     pub(super) fn into_lists(self) -> (Vec<Finding>, Vec<Finding>) {
-        let mut warnings = self.warnings.into_inner();
+        let (mut errors, mut warnings) = (self.errors.into_inner(), self.warnings.into_inner());
+        for findings in [&mut errors, &mut warnings] {
+            findings.sort_by_key(|finding| finding.position.unwrap_or((u64::MAX, 0)));
+        }
         if let (unlisted @ 1.., Some(last)) = (self.unlisted.get(), warnings.last_mut()) {
             last.message = format!("{} (and {unlisted} more warnings)", last.message);
         }
-        (self.errors.into_inner(), warnings)
+        (errors, warnings)
     }
 }
 
@@ -131,6 +140,19 @@ pub(super) fn quoted(text: &str) -> String {
     }
     let start: String = text.chars().take(MAX_QUOTED).collect();
     format!("{start:?}…")
+}
+
+/// What to add to a message about `text`, if it was left for someone to fill in.
+pub(super) fn placeholder_hint(text: &str) -> &'static str {
+    let between = |open: char, close: char| {
+        text.split_once(open).is_some_and(|(_, rest)| rest.trim_start_matches(open).contains(close))
+    };
+    let left = between('<', '>') || between('{', '}') || between('$', '$');
+    if left || text.to_ascii_uppercase().contains("PLACEHOLDER") {
+        "; this looks like a placeholder that was not filled in"
+    } else {
+        ""
+    }
 }
 
 /// The known word that `text` was probably meant to be.

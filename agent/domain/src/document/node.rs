@@ -9,13 +9,15 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Options, Spanned};
 
-use super::findings::Finding;
+use super::findings::{Finding, quoted};
 use crate::reason::Reason;
 
 /// ACA's deepest path has 11 steps, and an ARM template lies around it with two more.
 const MAX_DEPTH: usize = 32;
-/// Twice the scalars that 256 KiB of the tersest YAML hold would not be a document any more.
-const MAX_NODES: usize = 100_000;
+/// The longest list of variables that fits into 256 KiB has some 25,000 values.
+const MAX_NODES: usize = 50_000;
+/// Keys of one mapping; only tags and the metadata of scale rules are the user's own.
+const MAX_KEYS: usize = 1_000;
 /// Aliases are a convenience of people, who repeat a block a few times.
 const MAX_ALIASES: usize = 1_000;
 /// What all aliases together may repeat; a bomb stops here.
@@ -47,7 +49,8 @@ impl Node {
     /// Reads YAML or JSON.
     pub(super) fn read(text: &str) -> Result<Self, Finding> {
         let read: Result<Spanned<Raw>, _> = serde_saphyr::from_str_with_options(text, options());
-        read.map(|raw| settle(raw, text)).map_err(|error| syntax_error(error.without_snippet()))
+        read.map(|raw| settle(raw, text))
+            .map_err(|error| syntax_error(error.without_snippet(), text))
     }
 
     /// Reads JSON that this program wrote itself: of any size, without positions.
@@ -96,6 +99,7 @@ fn options() -> Options {
             max_aliases: MAX_ALIASES,
             max_anchors: MAX_ALIASES,
             max_documents: 1,
+            max_merge_keys: MAX_KEYS,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: MAX_REPEATED,
@@ -107,17 +111,86 @@ fn options() -> Options {
     }
 }
 
-fn syntax_error(error: &serde_saphyr::Error) -> Finding {
+/// What the parser's words mean to someone who does not know the parser.
+const IN_OTHER_WORDS: &[(&str, &str)] = &[
+    ("Documents {", "a second document begins here; send one at a time"),
+    ("Depth {", "more than 32 levels, one inside the other"),
+    ("recursion limit", "more than 32 levels, one inside the other"),
+    ("alias replay", "the aliases repeat more than a document may hold"),
+    ("Alias", "there are more aliases than a document may hold"),
+    ("Anchors {", "there are more anchors than a document may hold"),
+    ("MergeKeys {", "there are more merge keys than a document may hold"),
+    ("Nodes {", "there are more values than a document may hold"),
+    ("Events {", "there are more values than a document may hold"),
+    ("budget breached", "there is more than a document may hold"),
+    ("recursive references", "an alias is part of what it stands for"),
+];
+
+fn syntax_error(error: &serde_saphyr::Error, text: &str) -> Finding {
     let position = error.location().map(|at| (at.line(), at.column()));
-    let text = error.to_string();
-    let words = text.lines().next().unwrap_or_default();
+    let words = error.to_string();
+    let message = if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = error {
+        format!("the key {} is given twice", quoted(key))
+    } else if let Some((_, sentence)) =
+        IN_OTHER_WORDS.iter().find(|(needle, _)| words.contains(needle))
+    {
+        (*sentence).to_owned()
+    } else {
+        parser_error(&words, position, text)
+    };
     let message = match position {
-        Some((line, column)) if !words.contains("line ") => {
-            format!("line {line}, column {column}: {words}")
-        }
-        Some(_) | None => words.to_owned(),
+        Some((line, column)) => format!("line {line}, column {column}: {message}"),
+        None => message,
     };
     Finding { path: String::new(), reason: Reason::InvalidSyntax, message, position }
+}
+
+/// The parser's own words without the place, which stands elsewhere, and what probably helps.
+fn parser_error(words: &str, position: Position, text: &str) -> String {
+    let words = words.lines().next().unwrap_or_default();
+    let Some((line, column)) = position else { return words.to_owned() };
+    let place = format!("line {line}, column {column}");
+    let words = words.replace(&format!(" at {place}"), "").replace(&format!("{place}: "), "");
+    let lines: Vec<&str> = text.lines().collect();
+    let wrong = usize::try_from(line).ok().and_then(|line| line.checked_sub(1));
+    let Some(wrong) = wrong.filter(|wrong| *wrong < lines.len()) else { return words };
+    let block = match block_start(&lines, wrong) {
+        start if start == wrong => String::new(),
+        start => format!(", in the block that begins at line {}", start + 1),
+    };
+    let value = lines[wrong].split_once(": ").map_or("", |(_, value)| value.trim_start());
+    let goes_on = |close| value.split_once(close).is_some_and(|(_, rest)| !rest.trim().is_empty());
+    let hint = match value.chars().next() {
+        Some('{') if !goes_on('}') => String::new(),
+        Some('[') if !goes_on(']') => String::new(),
+        Some(first @ ('{' | '[' | '*' | '&' | '@' | '%' | '`' | '!')) => {
+            format!("; a text that starts with {first} needs quotes")
+        }
+        Some(_) | None => String::new(),
+    };
+    format!("{words}{block}{hint}")
+}
+
+/// The line where the mapping that holds line `wrong` begins: what people look for when a key is out of place.
+fn block_start(lines: &[&str], wrong: usize) -> usize {
+    let indent = |line: &str| line.find(|c| c != ' ' && c != '-').unwrap_or(0);
+    let depth = indent(lines[wrong]);
+    let mut start = wrong;
+    for (index, line) in lines.iter().enumerate().take(wrong + 1).rev() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        if indent(line) < depth {
+            break;
+        }
+        if indent(line) == depth {
+            start = index;
+            if line.trim_start().starts_with("- ") {
+                break;
+            }
+        }
+    }
+    start
 }
 
 /// What the parser hands over. A scalar that it took for a number or a truth value is read again from the text.
@@ -206,7 +279,7 @@ impl<'de> Visitor<'de> for RawVisitor {
         let mut items = Vec::new();
         while let Some(item) = list.next_element()? {
             if items.len() == MAX_NODES {
-                return Err(A::Error::custom("too many values"));
+                return Err(A::Error::custom("a list has too many values"));
             }
             items.push(item);
         }
@@ -216,8 +289,8 @@ impl<'de> Visitor<'de> for RawVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
-            if entries.len() == MAX_NODES {
-                return Err(A::Error::custom("too many keys"));
+            if entries.len() == MAX_KEYS {
+                return Err(A::Error::custom("a mapping has more than 1000 keys"));
             }
             entries.push(entry);
         }

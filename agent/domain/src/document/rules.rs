@@ -82,7 +82,7 @@ pub(super) fn image(text: &str) -> Result<(), &'static str> {
     if text.len() <= 1024 && text.chars().all(inner) && !text.starts_with(['/', ':', '@', '-']) {
         return Ok(());
     }
-    Err("an image reference such as registry.example/app:1.2, and nothing left to be filled in")
+    Err("an image reference such as registry.example/app:1.2")
 }
 
 /// The host of a registry, perhaps with a port.
