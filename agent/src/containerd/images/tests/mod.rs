@@ -1,0 +1,5 @@
+//! Images against a real containerd and a real registry.
+
+mod archives;
+mod fixture;
+mod pulls;
