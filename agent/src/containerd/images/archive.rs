@@ -293,3 +293,54 @@ fn clean(path: &Path) -> String {
     }
     parts.join("/")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        for (name, content) in [("./a/layer.tar", "first"), ("c.json", "third")] {
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+        let links = [
+            (tar::EntryType::Symlink, "b/layer.tar", "../a/layer.tar"),
+            (tar::EntryType::Link, "d.json", "c.json"),
+            (tar::EntryType::Symlink, "round", "round"),
+            (tar::EntryType::Symlink, "out", "../../etc/passwd"),
+        ];
+        for (kind, name, target) in links {
+            header.set_entry_type(kind);
+            header.set_size(0);
+            tar.append_link(&mut header, name, target).unwrap();
+        }
+        let bytes = tar.into_inner().unwrap();
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            let file = File::create(path).unwrap();
+            let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            io::Write::write_all(&mut gzip, &bytes).unwrap();
+            gzip.finish().unwrap();
+        } else {
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn files_are_found_through_links_and_read_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.tar", "a.tar.gz"] {
+            let path = dir.path().join(name);
+            write(&path);
+            let mut archive = Archive::open(&path).unwrap();
+            let wanted = ["d.json", "a/layer.tar", "c.json", "b/layer.tar"];
+            for (name, content) in wanted.into_iter().zip(["third", "first", "third", "first"]) {
+                let extent = archive.find(name).unwrap();
+                assert_eq!(archive.read(extent, 100).unwrap(), content.as_bytes(), "{name}");
+                assert!(archive.read(extent, 4).is_err());
+            }
+            assert_eq!((archive.find("round"), archive.find("out")), (None, None));
+        }
+    }
+}

@@ -1,9 +1,11 @@
 //! What the tests have in common: small images, archives of them, a registry.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use domain::model::Digest;
 use domain::reason::Reason;
@@ -37,6 +39,18 @@ pub(super) fn images(containerd: &PrivateContainerd, insecure: &[&Registry]) -> 
         ..config::Images::default()
     };
     Images::new(containerd.connection(), "overlayfs".to_owned(), config, Clock::default())
+}
+
+/// Images of a containerd, with mirrors of Docker Hub.
+pub(super) fn mirrored(containerd: &PrivateContainerd, mirrors: &[&str]) -> Images {
+    let mirrors: Vec<String> = mirrors.iter().map(ToString::to_string).collect();
+    let mut images = images(containerd, &[]);
+    images.config = Arc::new(config::Images {
+        insecure_registries: mirrors.clone(),
+        mirrors: BTreeMap::from([("docker.io".to_owned(), mirrors)]),
+        ..config::Images::default()
+    });
+    images
 }
 
 /// What the board of the test is called in images.
@@ -289,6 +303,11 @@ impl Registry {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0xff;
         fs::write(path, bytes).unwrap();
+    }
+
+    /// Loses every tag and manifest.
+    pub(super) fn lose_all(&self) {
+        fs::remove_dir_all(self.dir.path().join("data/docker/registry/v2/repositories")).unwrap();
     }
 
     /// Ends it; its port stays free.

@@ -2,4 +2,5 @@
 
 mod archives;
 mod fixture;
+mod flaky;
 mod pulls;

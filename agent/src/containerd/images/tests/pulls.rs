@@ -3,10 +3,11 @@
 use domain::reason::Reason;
 use serde_json::json;
 
+use containerd_client::services::v1::ListRequest as ListLeases;
 use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
 
 use super::fixture::{
-    Access, OCI_LAYER, Registry, Sample, architecture, archive, assert_reason, images,
+    Access, OCI_LAYER, Registry, Sample, architecture, archive, assert_reason, images, mirrored,
 };
 use crate::containerd::testing::{PrivateContainerd, blobs};
 
@@ -37,6 +38,12 @@ async fn a_tag_is_pulled_then_followed_and_without_its_registry_used_with_a_warn
     let missing = images.ensure(&format!("{}/nobody/none:1", registry.host), &[]).await;
     assert_reason(missing, Reason::ImageNotFound, &["nobody/none:1"]);
 
+    // A registry that has lost the tag is no reason to stop what can run.
+    registry.lose_all();
+    let lost = images.ensure(&reference, &[]).await.unwrap();
+    assert_eq!(lost.digest, new.root.digest);
+    assert!(lost.warning.unwrap().contains("is not there; the local copy"));
+
     registry.stop();
     let away = images.ensure(&reference, &[]).await.unwrap();
     assert_eq!(away.digest, new.root.digest);
@@ -46,6 +53,64 @@ async fn a_tag_is_pulled_then_followed_and_without_its_registry_used_with_a_warn
     assert_eq!((pinned.digest, pinned.warning), (old.root.digest, None));
     let never = images.ensure(&format!("{}/a/never:1", registry.host), &[]).await;
     assert_reason(never, Reason::RegistryUnreachable, &["a/never"]);
+}
+
+#[tokio::test]
+async fn nothing_of_an_image_is_collected_not_even_after_its_tag_moved_on() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(registry) = Registry::start(Access::Everyone).await else { return };
+    let (old, new) = (Sample::here("old"), Sample::here("new"));
+    let here = format!("linux/{}", architecture());
+    let index = Sample::index(&[(&here, &new)]);
+    let images = images(&containerd, &[&registry]);
+    let reference = format!("{}/hello:1", registry.host);
+    for sample in [&old, &index] {
+        registry.push("hello", "1", sample).await;
+        images.ensure(&reference, &[]).await.unwrap();
+    }
+    let connection = containerd.connection();
+    let expires = "2100-01-01T00:00:00Z".to_owned();
+    connection.leased("collect", expires).await.unwrap().discard().await.unwrap();
+    let stored = blobs(&connection).await;
+    for (blob, _) in old.blobs.iter().chain(&index.blobs) {
+        assert!(stored.contains(&blob.digest.to_string()), "{} is gone", blob.media_type);
+    }
+    for chain in [&old.chain, &new.chain] {
+        assert!(images.snapshots(&connection).contains(chain).await.unwrap());
+    }
+    let mut leases = connection.client().await.unwrap().leases();
+    let left = leases.list(connection.request(ListLeases::default())).await.unwrap();
+    assert!(left.into_inner().leases.is_empty());
+}
+
+#[tokio::test]
+async fn many_may_ask_for_one_image_at_once() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(registry) = Registry::start(Access::Everyone).await else { return };
+    let sample = Sample::here("popular");
+    registry.push("hello", "1", &sample).await;
+    let images = images(&containerd, &[&registry]);
+    let reference = format!("{}/hello:1", registry.host);
+    let asked = (0..5).map(|_| images.ensure(&reference, &[]));
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.unwrap().digest, sample.root.digest);
+    }
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_passed_over_when_they_are_away() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(mut away) = Registry::start(Access::Everyone).await else { return };
+    let Some(mirror) = Registry::start(Access::Everyone).await else { return };
+    away.stop();
+    let sample = Sample::here("mirrored");
+    mirror.push("library/hello", "1", &sample).await;
+    let images = mirrored(&containerd, &[&away.host, &mirror.host]);
+    let image = images.ensure("hello:1", &[]).await.unwrap();
+    assert_eq!(
+        (image.name.as_str(), image.digest),
+        ("docker.io/library/hello:1", sample.root.digest)
+    );
 }
 
 #[tokio::test]
