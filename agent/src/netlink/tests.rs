@@ -237,6 +237,8 @@ fn what_was_attached_is_observed_and_after_detaching_nothing_is_left() {
 fn containers_reach_the_lan_by_the_boards_address_and_the_lan_does_not_reach_them() {
     on_a_board(async |bed| {
         let netlink = bed.netlink();
+        // Forwarding is on already: then it is our rules alone that keep the LAN out.
+        fs::write(IP_FORWARD, "1").unwrap();
         let [web, _] = bed.two_replicas(&netlink).await;
         let lan = listen(&bed.lan, 8080);
         assert_eq!(connect(&web, &format!("{LAN}:8080")), Ok(()));
