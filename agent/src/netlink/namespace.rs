@@ -35,6 +35,15 @@ use super::error::NetlinkError;
 /// The interface inside.
 const INSIDE: &str = "eth0";
 
+/// Settings of a new namespace.
+const SETTINGS: [(&str, &str); 3] = [
+    // IPv4 only for now: interfaces that come later have no IPv6, while the loopback keeps its own.
+    ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+    // An app that is not root may listen on port 80 and may ping, as images that were made for Docker expect.
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+];
+
 /// The most mounts that are taken off one file. One is usual; more are what two agents at once could leave.
 const MAX_STACKED: usize = 8;
 
@@ -166,8 +175,9 @@ fn stand_up(path: &Path, home: &File) -> Result<(File, bool), NetlinkError> {
     File::create(path).map_err(failed())?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNET)
         .map_err(NetlinkError::doing("make a network namespace"))?;
-    // Interfaces that come later have no IPv6; the loopback keeps its own.
-    write_if_there("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
+    for (setting, value) in SETTINGS {
+        write_if_there(setting, value)?;
+    }
     let none: Option<&Path> = None;
     let this = Some("/proc/thread-self/ns/net");
     nix::mount::mount(this, path, none, MsFlags::MS_BIND, none)

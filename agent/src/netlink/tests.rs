@@ -1,166 +1,19 @@
-//! The network against the kernel itself: each test on a board that is a network namespace of its own.
-//!
-//! The thread of a test lives in that namespace, and so do the threads and programs that it starts; the machine's own
-//! interfaces, settings and tables are never touched.
+//! The network against the kernel itself, each test on a board of its own.
+
+mod bed;
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::path::Path;
-use std::process::{self, Command};
-use std::thread;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
-use tempfile::TempDir;
 use tokio::time::Instant;
 
+use self::bed::{
+    BOARD, LAN, connect, environments, here, inode, listen, neighbour, on_a_board, place, replica,
+    sh, within,
+};
 use super::*;
-use crate::config::Protocol;
-
-const POOL: &str = "10.231.0.0/16";
-const BOARD: &str = "192.0.2.1";
-const LAN: &str = "192.0.2.2";
-
-/// How long a connection may take before it counts as dropped.
-const PATIENCE: Duration = Duration::from_millis(1500);
-
-/// A board with a cable to a LAN of one machine.
-struct Bed {
-    dir: TempDir,
-    config: Config,
-    redirects: watch::Sender<Arc<Redirects>>,
-    lan: File,
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        for entry in fs::read_dir(self.dir.path().join("netns")).into_iter().flatten().flatten() {
-            let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
-        }
-    }
-}
-
-impl Bed {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("wtnet-").tempdir().unwrap();
-        let mut config = Config::default();
-        config.network.pool = POOL.parse().unwrap();
-        config.network.allow_host = vec![HostPort { protocol: Protocol::Tcp, port: 1883 }];
-        config.state.run_dir = dir.path().to_owned();
-        fs::write(IP_FORWARD, "0").unwrap();
-        sh("ip link set lo up");
-        let lan = neighbour("lan0", BOARD, LAN);
-        let bed = Self { dir, config, redirects: watch::Sender::default(), lan };
-        // The LAN knows where our subnets are: routing is not what keeps it out.
-        within(&bed.lan, || sh(&format!("ip route add {POOL} via {BOARD}")));
-        bed
-    }
-
-    fn netlink(&self) -> Netlink {
-        Netlink::new(&self.config, [80], self.redirects.subscribe())
-    }
-
-    /// Settles two environments with one replica in each.
-    async fn two_replicas(&self, netlink: &Netlink) -> [File; 2] {
-        assert_eq!(netlink.settle(&environments(&["default", "lab"])).await.unwrap(), []);
-        let (one, other) = (replica("web", 1), replica("api", 2));
-        netlink.attach(&one, &place(netlink, "default", &one, 5)).await.unwrap();
-        netlink.attach(&other, &place(netlink, "lab", &other, 5)).await.unwrap();
-        [one, other].map(|replica| File::open(netlink.netns(&replica)).unwrap())
-    }
-}
-
-/// Runs `test` on a thread, in a network namespace of its own.
-fn on_a_board(test: impl AsyncFnOnce(Bed) + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: only root can make network namespaces");
-        return;
-    }
-    let board = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(test(Bed::new()));
-    });
-    if let Err(panic) = board.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Runs `work` in another network namespace.
-fn within<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        inside.join().unwrap()
-    })
-}
-
-/// A machine in a namespace of its own, at the other end of a cable.
-fn neighbour(cable: &str, here: &str, there: &str) -> File {
-    let machine = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        File::open("/proc/thread-self/ns/net").unwrap()
-    });
-    let machine = machine.join().unwrap();
-    let fd = format!("/proc/{}/fd/{}", process::id(), machine.as_raw_fd());
-    sh(&format!("ip link add {cable} type veth peer name eth0 netns {fd}"));
-    sh(&format!("ip addr add {here}/24 dev {cable} && ip link set {cable} up"));
-    within(&machine, || {
-        sh(&format!("ip link set lo up && ip addr add {there}/24 dev eth0 && ip link set eth0 up"));
-    });
-    machine
-}
-
-#[track_caller]
-fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn environments(names: &[&str]) -> BTreeMap<EnvironmentName, Ipv4Net> {
-    let pool: Ipv4Net = POOL.parse().unwrap();
-    names.iter().map(|name| name.parse().unwrap()).zip(pool.subnets(24).unwrap()).collect()
-}
-
-fn replica(app: &str, ticket: u64) -> ReplicaName {
-    ReplicaName::new(&format!("{app}--0000001").parse().unwrap(), ticket)
-}
-
-fn place(netlink: &Netlink, environment: &str, replica: &ReplicaName, host: u8) -> Place {
-    let third = u8::from(environment == "lab");
-    Place {
-        bridge: format!("sk-{environment}"),
-        subnet: Ipv4Net::new_assert([10, 231, third, 0].into(), 24),
-        gateway: [10, 231, third, 1].into(),
-        address: [10, 231, third, host].into(),
-        netns: netlink.netns(replica),
-    }
-}
-
-fn listen(namespace: &File, port: u16) -> TcpListener {
-    within(namespace, || TcpListener::bind(("0.0.0.0", port)).unwrap())
-}
-
-/// How it ends to connect from `namespace`.
-fn connect(namespace: &File, to: &str) -> Result<(), ErrorKind> {
-    let to: SocketAddr = to.parse().unwrap();
-    let connected = within(namespace, || TcpStream::connect_timeout(&to, PATIENCE));
-    connected.map(drop).map_err(|error: io::Error| error.kind())
-}
-
-fn here() -> File {
-    File::open("/proc/thread-self/ns/net").unwrap()
-}
-
-fn inode(path: &Path) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap())
-}
 
 #[test]
 fn attaching_twice_is_attaching_once_and_what_is_half_there_is_made_whole() {
@@ -216,7 +69,7 @@ fn what_was_attached_is_observed_and_after_detaching_nothing_is_left() {
         let observed = netlink.observe().await.unwrap();
         assert_eq!(observed.environments, wanted);
         assert_eq!(observed.namespaces, [web.clone()].into());
-        assert_eq!(observed.addresses, [BOARD.parse::<std::net::Ipv4Addr>().unwrap()]);
+        assert_eq!(observed.addresses, [BOARD.parse::<Ipv4Addr>().unwrap()]);
 
         let began = Instant::now();
         netlink.detach(&web).await.unwrap();
@@ -242,7 +95,7 @@ fn containers_reach_the_lan_by_the_boards_address_and_the_lan_does_not_reach_the
         let [web, _] = bed.two_replicas(&netlink).await;
         let lan = listen(&bed.lan, 8080);
         assert_eq!(connect(&web, &format!("{LAN}:8080")), Ok(()));
-        assert_eq!(lan.accept().unwrap().1.ip(), BOARD.parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(lan.accept().unwrap().1.ip(), BOARD.parse::<IpAddr>().unwrap());
 
         let (_web, _gateway) = (listen(&web, 8080), listen(&here(), 80));
         assert_eq!(connect(&here(), "10.231.0.5:8080"), Ok(()), "the board itself may");
@@ -284,6 +137,14 @@ fn of_the_board_containers_reach_dns_ingress_and_what_is_allowed() {
             assert_eq!(connect(&web, &closed), refused, "{closed}, and at once");
         }
         within(&web, || sh("busybox ping -c1 -W1 10.231.0.1"));
+        // By IPv6 there is no way at all, and an app that is not root may have a low port.
+        let ipv6 = || sh("ip -6 -o addr show scope link");
+        assert_eq!(
+            (sh("ip -6 -o addr show dev sk-default"), within(&web, ipv6)),
+            Default::default()
+        );
+        let first_port = || fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        assert_eq!(within(&web, first_port).unwrap().trim(), "0");
         // A container that gives itself another address is not heard.
         within(&web, || {
             sh("ip addr replace 10.231.1.77/24 dev eth0 && ip addr del 10.231.0.5/24 dev eth0")
