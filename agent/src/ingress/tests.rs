@@ -1,0 +1,1 @@
+//! The ingress against real sockets on loopback.
