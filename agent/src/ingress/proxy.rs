@@ -9,7 +9,9 @@ use domain::model::ReplicaName;
 use domain::reason::Reason;
 use domain::route::{Backend, Found, Ticket, Transport};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -214,6 +216,10 @@ async fn settle(
             response.headers_mut().insert(UPGRADE, protocol);
         }
         return Ok(response.map(|_| Reply::Text(None)));
+    }
+    if response.headers_mut().remove(TRANSFER_ENCODING).is_some() {
+        // A length beside chunks is not to be believed (RFC 9112, 6.3).
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
     headers::strip(response.headers_mut());
     if let Some(link) = &mut link

@@ -304,3 +304,67 @@ async fn a_head_request_and_a_status_without_a_body_pass() {
     let answer = exchange(lan, &ask("GET /none")).await;
     assert!(answer.starts_with("HTTP/1.1 204") && body(&answer).is_empty(), "{answer}");
 }
+
+#[tokio::test]
+async fn an_upload_goes_on_while_the_client_does_not_read_the_answer() {
+    // More than the sockets between could hold.
+    const EACH: usize = 16 << 20;
+    let both = replica(|request| async move {
+        let (feed, out) = fed();
+        let mut incoming = request.into_body();
+        Tasks::default().spawn_short(Span::none(), async move {
+            feed.send(Frame::data(Bytes::from(vec![b'y'; EACH]))).unwrap();
+            let mut read = 0;
+            while let Some(Ok(frame)) = incoming.frame().await {
+                read += frame.into_data().unwrap().len();
+            }
+            feed.send(data(&format!("read {read}"))).unwrap();
+        });
+        Response::new(out)
+    })
+    .await;
+    let mut bench = Bench::start(settings(), vec![app("hello", &[both])]);
+    let mut client = TcpStream::connect(bench.lan().await).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: hello\r\ncontent-length: {EACH}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut client, "y").await;
+    let upload = vec![b'x'; EACH];
+    time::timeout(PATIENCE, client.write_all(&upload)).await.expect("it is taken").unwrap();
+    let mut rest = vec![0; EACH];
+    time::timeout(PATIENCE, client.read_exact(&mut rest)).await.expect("it comes").unwrap();
+    read_until(&mut client, &format!("read {EACH}")).await;
+}
+
+#[tokio::test]
+async fn an_app_that_speaks_http2_only_is_reached_from_http1() {
+    let source = replica(|request| async move {
+        text(format!(
+            "{:?} {} {:?}",
+            request.version(),
+            request.uri(),
+            request.headers().get("host")
+        ))
+    })
+    .await;
+    let service = Service { transport: Transport::Http2, ..app("hello", &[source]) };
+    let mut bench = Bench::start(settings(), vec![service]);
+    for _ in 0..2 {
+        assert_eq!(body(&bench.get("hello:80").await), "HTTP/2.0 http://hello:80/ None");
+    }
+}
+
+#[tokio::test]
+async fn a_length_beside_the_chunks_of_an_answer_is_not_passed_on() {
+    let (listener, address) = listen().await;
+    let mut bench = Bench::start(settings(), vec![app("hello", &[address])]);
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n\
+                      2\r\nok\r\n0\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(bench.get("hello"), serve);
+    assert!(!answer.contains("content-length"), "{answer}");
+    assert_eq!(body(&answer), "2\r\nok\r\n0\r\n\r\n");
+}
