@@ -3,6 +3,7 @@
 //! Three futures run side by side in one task and never wait for each other: `drive` polls the client library,
 //! `Intake` takes documents to the loop, `Upward` publishes. They end together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::model::Moment;
@@ -15,13 +16,13 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::error::LinkError;
-use super::intake::{Intake, ROOM};
+use super::intake::{Arrival, Intake, ROOM};
 use super::ledger::Ledger;
 use super::payload::{self, Presence};
 use super::settings::MqttSettings;
@@ -43,8 +44,8 @@ const RECEIVE_MAXIMUM: u16 = 16;
 const LARGEST_PACKET: u32 = 512 * 1024;
 /// Packet ids that the library keeps track of: twice the ledger's window. Its default takes some 10 MB.
 const PACKET_IDS: u16 = 16;
-/// Requests to the library: window, last word, acknowledgements, subscription and end fit, so that none ever waits.
-const REQUESTS: usize = 64;
+/// Requests to the library: acknowledgements, window, last word, subscription and end fit, so that none ever waits.
+const REQUESTS: usize = ROOM + 32;
 
 /// What one connection is made of.
 pub(super) struct Connection<'a> {
@@ -78,8 +79,9 @@ impl Connection<'_> {
             AsyncClient::new(self.options(credentials, fresh, &topics), REQUESTS);
         let (arrive, arrivals) = mpsc::channel(ROOM);
         let (connected, terms) = oneshot::channel();
+        let room = Arc::new(Semaphore::new(ROOM));
         let driver =
-            Driver { connection: self, ledger: &ledger, arrive, connected: Some(connected) };
+            Driver { room, connection: self, ledger: &ledger, arrive, connected: Some(connected) };
         let intake = Intake::new(topics.clone(), self.inbox.clone(), client.clone());
         let mut since = None;
         let end = tokio::select! {
@@ -169,7 +171,8 @@ impl Connection<'_> {
 struct Driver<'a> {
     connection: &'a Connection<'a>,
     ledger: &'a Ledger,
-    arrive: mpsc::Sender<Publish>,
+    arrive: mpsc::Sender<Arrival>,
+    room: Arc<Semaphore>,
     connected: Option<oneshot::Sender<Terms>>,
 }
 
@@ -188,23 +191,36 @@ impl Driver<'_> {
                         self.ledger.written(packet);
                     }
                 }
-                Event::Incoming(packet) => self.incoming(packet),
+                Event::Incoming(packet) => self.incoming(packet)?,
             }
         }
     }
 
-    fn incoming(&mut self, packet: Packet) {
+    fn incoming(&mut self, packet: Packet) -> Result<(), LinkError> {
         if let Packet::Publish(publish) = packet {
-            if self.arrive.try_send(publish).is_err() {
-                // Possible at QoS 0 alone, which promises nothing.
-                warn!("messages come faster than they can be taken; one is dropped");
-            }
+            return self.arrived(publish);
         } else if let Packet::PubAck(ack) = packet {
             self.acknowledged(&ack);
         } else if let Packet::ConnAck(terms) = packet {
             self.connected(&terms);
         } else if let Packet::SubAck(ack) = packet {
             self.subscribed(&ack);
+        }
+        Ok(())
+    }
+
+    /// Passes a document on. Never waits: whoever polls must go on polling.
+    fn arrived(&self, publish: Publish) -> Result<(), LinkError> {
+        let promised = publish.qos != QoS::AtMostOnce;
+        match Arrival::find_room(publish, &self.room) {
+            // Each arrival takes a unit of room, so the channel has a place for it.
+            Some(arrival) => self.arrive.try_send(arrival).map_err(|_| LinkError::Overrun),
+            // Dropped silently it would be missing until the next connect: so that is now, and it comes again.
+            None if promised => Err(LinkError::Overrun),
+            None => {
+                warn!("messages at QoS 0 come faster than they can be taken; one is dropped");
+                Ok(())
+            }
         }
     }
 

@@ -35,6 +35,9 @@ pub(super) enum LinkError {
     /// The connection failed, or ended.
     #[error("{0}")]
     Connection(Box<ConnectionError>),
+    /// More documents at once than we said we take.
+    #[error("the broker sends more at once than it may")]
+    Overrun,
     /// The loop does not answer any more: the agent is about to end.
     #[error("the agent is stopping")]
     LoopGone,
@@ -52,7 +55,7 @@ impl LinkError {
     pub(super) fn is_before_connect(&self) -> bool {
         match self {
             Self::File { .. } | Self::Pem { .. } | Self::Tls(_) | Self::Unreachable(_) => true,
-            Self::Silent | Self::LoopGone => false,
+            Self::Silent | Self::Overrun | Self::LoopGone => false,
             Self::Connection(error) => matches!(
                 **error,
                 ConnectionError::Io(_)
@@ -71,6 +74,7 @@ impl LinkError {
             | Self::Pem { .. }
             | Self::Tls(_)
             | Self::Unreachable(_)
+            | Self::Overrun
             | Self::LoopGone => false,
         }
     }
@@ -80,7 +84,9 @@ impl LinkError {
         let reason = match self {
             Self::File { .. } | Self::Pem { .. } => Reason::BrokerFileUnreadable,
             Self::Tls(_) => Reason::BrokerCertificate,
-            Self::Unreachable(_) | Self::Silent | Self::LoopGone => Reason::BrokerUnreachable,
+            Self::Unreachable(_) | Self::Silent | Self::Overrun | Self::LoopGone => {
+                Reason::BrokerUnreachable
+            }
             Self::Connection(error) => reason(error),
         };
         Trouble { reason, details: Chain(self).to_string() }

@@ -5,21 +5,25 @@
 //! document that waits for room on the disk is worth that breach, and brokers look acknowledgements up by id.)
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::status::Source;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rumqttc::v5::AsyncClient;
 use rumqttc::v5::mqttbytes::v5::Publish;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time;
 use tracing::{debug, warn};
 
 use super::topics::{Downward, Topics};
 use crate::inbox::{Inbox, Refusal, Request, Subject};
 
-/// Messages here at a time. The broker keeps to 16 unacknowledged ones; only those sent at `QoS` 0 can be more.
-pub(super) const ROOM: usize = 32;
+/// Messages here at a time, and half of it is half a mebibyte for each of the 16 that the broker may have under way.
+/// The rest is for brokers that lose count (mosquitto 2.0.11 does) and for messages at `QoS` 0, which none counts.
+pub(super) const ROOM: usize = 128;
+/// What one unit of room holds: small messages take one, the largest take eight.
+const UNIT: usize = 64 * 1024;
 /// The longest wait before a document that found the disk full is tried again: a successor waits no longer either.
 const LONGEST_HOLD: Duration = Duration::from_secs(5);
 
@@ -29,21 +33,37 @@ pub(super) struct Intake {
     inbox: Inbox,
     client: AsyncClient,
     chains: BTreeMap<Vec<u8>, Chain>,
-    here: usize,
+}
+
+/// A message, and the room that it takes here until it is settled.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    publish: Publish,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Arrival {
+    /// Finds room for a message; `None` where there is none.
+    pub(super) fn find_room(publish: Publish, room: &Arc<Semaphore>) -> Option<Self> {
+        let units = publish.payload.len().div_ceil(UNIT).clamp(1, ROOM);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(room).try_acquire_many_owned(units).ok()?;
+        Some(Self { publish, _room: permit })
+    }
 }
 
 /// One topic: one message is with the loop, these are not.
 #[derive(Default)]
 struct Chain {
     /// Came later, and waits for its turn.
-    waiting: VecDeque<Publish>,
+    waiting: VecDeque<Arrival>,
     /// Found the disk full and was superseded; acknowledged together with its successor.
-    superseded: Vec<Publish>,
+    superseded: Vec<Arrival>,
 }
 
 /// One message on its way to the loop.
 struct Errand {
-    publish: Publish,
+    arrival: Arrival,
     about: Downward,
     /// How often it was turned away for now.
     held: u32,
@@ -61,16 +81,16 @@ enum Outcome {
 
 impl Intake {
     pub(super) fn new(topics: Topics, inbox: Inbox, client: AsyncClient) -> Self {
-        Self { topics, inbox, client, chains: BTreeMap::new(), here: 0 }
+        Self { topics, inbox, client, chains: BTreeMap::new() }
     }
 
     /// Passes on what arrives, until the connection ends.
-    pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<Publish>) {
+    pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>) {
         let mut errands = FuturesUnordered::new();
         loop {
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {
-                    Some(publish) => if let Some(errand) = self.take_in(publish) {
+                    Some(arrival) => if let Some(errand) = self.take_in(arrival) {
                         errands.push(run(self.inbox.clone(), errand));
                     },
                     None => return,
@@ -85,28 +105,24 @@ impl Intake {
     }
 
     /// Takes a message in; returns it where it may go to the loop at once.
-    fn take_in(&mut self, publish: Publish) -> Option<Errand> {
-        let Some(about) = self.topics.read(&publish.topic) else {
-            debug!(topic = ?publish.topic, "a message on a topic that is none of ours");
-            self.acknowledge(&publish);
+    fn take_in(&mut self, arrival: Arrival) -> Option<Errand> {
+        let topic = &arrival.publish.topic;
+        let Some(about) = self.topics.read(topic) else {
+            debug!(?topic, "a message on a topic that is none of ours");
+            self.acknowledge(&arrival.publish);
             return None;
         };
-        if self.here == ROOM {
-            warn!(topic = ?publish.topic, "more messages than the receive maximum allows; one is dropped");
+        if let Some(chain) = self.chains.get_mut(&topic[..]) {
+            chain.waiting.push_back(arrival);
             return None;
         }
-        self.here += 1;
-        if let Some(chain) = self.chains.get_mut(&publish.topic[..]) {
-            chain.waiting.push_back(publish);
-            return None;
-        }
-        self.chains.insert(publish.topic.to_vec(), Chain::default());
-        Some(Errand { publish, about, held: 0 })
+        self.chains.insert(topic.to_vec(), Chain::default());
+        Some(Errand { arrival, about, held: 0 })
     }
 
     /// Acknowledges what is durable; returns what goes to the loop next on this topic.
     fn settle(&mut self, errand: Errand, outcome: Outcome) -> Option<Errand> {
-        let key = errand.publish.topic.to_vec();
+        let key = errand.arrival.publish.topic.to_vec();
         let mut chain = self.chains.remove(&key)?;
         let next = chain.waiting.pop_front();
         match (outcome, &next) {
@@ -114,21 +130,17 @@ impl Intake {
                 self.chains.insert(key, chain);
                 return Some(Errand { held: errand.held.saturating_add(1), ..errand });
             }
-            (Outcome::Held, Some(_)) => chain.superseded.push(errand.publish),
+            (Outcome::Held, Some(_)) => chain.superseded.push(errand.arrival),
             (Outcome::Durable, _) => {
-                for publish in chain.superseded.drain(..).chain([errand.publish]) {
-                    self.here -= 1;
-                    self.acknowledge(&publish);
+                for arrival in chain.superseded.drain(..).chain([errand.arrival]) {
+                    self.acknowledge(&arrival.publish);
                 }
             }
-            (Outcome::Unanswered, _) => self.here -= 1,
+            (Outcome::Unanswered, _) => {}
         }
-        let Some(publish) = next else {
-            self.here -= chain.superseded.len();
-            return None;
-        };
+        let arrival = next?;
         self.chains.insert(key, chain);
-        Some(Errand { publish, about: errand.about, held: 0 })
+        Some(Errand { arrival, about: errand.about, held: 0 })
     }
 
     fn acknowledge(&self, publish: &Publish) {
@@ -145,7 +157,7 @@ async fn run(inbox: Inbox, errand: Errand) -> (Errand, Outcome) {
         let hold = Duration::from_secs(1).saturating_mul(errand.held);
         time::sleep(hold.min(LONGEST_HOLD)).await;
     }
-    let payload = errand.publish.payload.clone();
+    let payload = errand.arrival.publish.payload.clone();
     let outcome = match &errand.about {
         Downward::App(name) => document(&inbox, Subject::App(name.clone()), payload).await,
         Downward::Job(name) => document(&inbox, Subject::Job(name.clone()), payload).await,

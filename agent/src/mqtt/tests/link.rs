@@ -4,7 +4,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use domain::reason::Reason;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 
 use super::broker::{Broker, free_port};
 use super::device::{Device, status};
