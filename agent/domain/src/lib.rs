@@ -14,6 +14,7 @@
 
 pub mod document;
 pub mod event;
+pub mod explain;
 pub mod model;
 pub mod probe;
 pub mod reason;
