@@ -15,7 +15,10 @@ mod server;
 mod service;
 mod socket;
 pub mod sources;
+mod spool;
 mod streams;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use self::server::serve;
 pub use self::service::Api;

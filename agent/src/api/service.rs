@@ -1,6 +1,6 @@
 //! The calls. Each is a request to the loop, a look at what it publishes, or a word with a source.
 
-use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,9 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::{self, within};
 use super::refusal::{nearest_app, refused, troubled, unknown_app};
-use super::sources::{
-    About, Archive, Image, ImageStore, Link, LogLine, LogQuery, LogSource, LogStream,
-};
+use super::sources::{About, Image, ImageStore, Link, LogLine, LogQuery, LogSource, LogStream};
+use super::spool::Spool;
 use super::streams::{self, Answers};
 use crate::clock::{Clock, rfc3339};
 use crate::inbox::{self, Inbox, Refusal, Reply, Run, Subject};
@@ -35,6 +34,8 @@ pub struct Api<I, L> {
     pub published: Published,
     /// Images.
     pub images: I,
+    /// Where an archive lies while it comes in: on disk, as `/tmp` may be memory.
+    pub spool_dir: PathBuf,
     /// Logs.
     pub logs: L,
     /// The board.
@@ -194,24 +195,20 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         request: Request<Streaming<v1::ImagesImportRequest>>,
     ) -> Answer<v1::ImagesImportReply> {
         let mut parts = request.into_inner();
-        let (sender, archive) = Archive::channel();
-        let feed = async move {
-            while let Some(part) = parts.next().await {
-                let part = part.map(|part| Bytes::from(part.part)).map_err(std::io::Error::other);
-                let failed = part.is_err();
-                if sender.send(part).await.is_err() || failed {
-                    break;
-                }
-            }
-            // The way in is closed here; the end of the call is the store's.
-            drop(sender);
-            std::future::pending::<Infallible>().await
-        };
         let importing = async {
-            tokio::select! {
-                names = self.images.import(archive) => names.map_err(|trouble| troubled(&trouble)),
-                never = feed => match never {},
+            let mut spool = Spool::new(&self.spool_dir).map_err(|trouble| troubled(&trouble))?;
+            // A transfer that is cut short ends in an error, so half an archive is never taken for a whole one.
+            while let Some(part) = parts.message().await? {
+                spool.write(&part.part).await.map_err(|trouble| troubled(&trouble))?;
             }
+            spool.end().await.map_err(|trouble| troubled(&trouble))?;
+            let path = spool.path();
+            self.images.import(&path).await.map_err(|mut trouble| {
+                // Its name here means nothing to the caller.
+                let here = path.to_string_lossy();
+                trouble.details = trouble.details.replace(&*here, "the archive");
+                troubled(&trouble)
+            })
         };
         let names = within(deadline::LONGEST_IMPORT, importing).await?;
         Ok(Response::new(v1::ImagesImportReply { names }))
@@ -298,8 +295,8 @@ fn scale_target(message: &v1::ScaleRequest) -> Result<Bytes, Status> {
 }
 
 fn image(image: Image) -> v1::Image {
-    let Image { name, digest, size_bytes, preloaded } = image;
-    v1::Image { name, digest, size_bytes, preloaded }
+    let Image { name, digest, size_bytes, platform, imported } = image;
+    v1::Image { name, digest, size_bytes, platform, imported }
 }
 
 fn log_line(line: LogLine) -> v1::LogLine {
@@ -308,11 +305,11 @@ fn log_line(line: LogLine) -> v1::LogLine {
         LogStream::Stderr => "stderr",
     };
     v1::LogLine {
-        time: rfc3339(line.time),
+        time: line.time,
         replica: line.replica,
         container: line.container,
         stream: stream.to_owned(),
-        line: String::from_utf8_lossy(&line.line).into_owned(),
+        line: line.line,
     }
 }
 

@@ -2,16 +2,11 @@
 //!
 //! Ports: others implement them, `main` wires them.
 
-use std::io::{self, Read};
+use std::path::Path;
 
-use bytes::{Buf, Bytes};
-use domain::model::{AppName, WallTime};
+use domain::model::AppName;
 use domain::replica::Trouble;
 use futures_util::stream::BoxStream;
-use tokio::sync::mpsc;
-
-/// Parts of an archive that wait to be read: the sender's pace is the reader's, and memory holds a few parts at most.
-const ARCHIVE_DEPTH: usize = 4;
 
 /// The images on the board.
 pub trait ImageStore: Send + Sync + 'static {
@@ -19,8 +14,7 @@ pub trait ImageStore: Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<Vec<Image>, Trouble>> + Send;
 
     /// Imports an OCI or docker archive and answers with the names it brought. A second import changes nothing.
-    fn import(&self, archive: Archive)
-    -> impl Future<Output = Result<Vec<String>, Trouble>> + Send;
+    fn import(&self, archive: &Path) -> impl Future<Output = Result<Vec<String>, Trouble>> + Send;
 }
 
 /// An image on the board.
@@ -32,8 +26,10 @@ pub struct Image {
     pub digest: String,
     /// Bytes of its compressed content; 0 where that is not known.
     pub size_bytes: u64,
-    /// It came with the board and is never collected.
-    pub preloaded: bool,
+    /// `linux/arm64/v8`; empty where the image is not all there.
+    pub platform: String,
+    /// It came from an archive, and no registry is asked for it.
+    pub imported: bool,
 }
 
 /// What containers wrote.
@@ -56,17 +52,30 @@ pub struct LogQuery {
     pub replica: Option<String>,
     /// Of this container.
     pub container: Option<String>,
-    /// The last so many of each container.
+    /// The last so many of them; all that are kept if not given.
     pub tail: Option<u32>,
     /// And those to come.
     pub follow: bool,
 }
 
+impl LogQuery {
+    /// Whether lines of this container are asked for.
+    pub fn takes(&self, replica: &str, container: &str) -> bool {
+        let of_revision = |revision: &String| {
+            // A replica's name is its revision's, a dash and five characters.
+            replica.rsplit_once('-').is_some_and(|(of, _)| of == revision)
+        };
+        self.revision.as_ref().is_none_or(of_revision)
+            && self.replica.as_ref().is_none_or(|name| name == replica)
+            && self.container.as_ref().is_none_or(|name| name == container)
+    }
+}
+
 /// One line that a container wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// When it was written.
-    pub time: WallTime,
+    /// When it was written, as RFC 3339.
+    pub time: String,
     /// By which replica.
     pub replica: String,
     /// By which container.
@@ -74,7 +83,7 @@ pub struct LogLine {
     /// Where to.
     pub stream: LogStream,
     /// Without its line end.
-    pub line: Bytes,
+    pub line: String,
 }
 
 /// Where a container wrote a line to.
@@ -108,40 +117,26 @@ pub struct Link {
     pub epoch: u64,
 }
 
-/// An archive on its way in, part by part. To be read on a thread that may block.
-#[derive(Debug)]
-pub struct Archive {
-    parts: mpsc::Receiver<io::Result<Bytes>>,
-    part: Bytes,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Archive {
-    /// An archive, and the way in for its parts. A dropped sender is the end of the archive; a failed transfer must be
-    /// sent as an error, so that half an archive is not taken for a whole one.
-    pub fn channel() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
-        let (sender, parts) = mpsc::channel(ARCHIVE_DEPTH);
-        (sender, Self { parts, part: Bytes::new() })
-    }
-
-    /// The next part; `None` is the end. For readers that must not block.
-    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        if self.part.is_empty() {
-            return self.parts.recv().await;
-        }
-        Some(Ok(std::mem::take(&mut self.part)))
-    }
-}
-
-impl Read for Archive {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.part.is_empty() {
-            match self.parts.blocking_recv() {
-                Some(part) => self.part = part?,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.part.len());
-        self.part.copy_to_slice(&mut buffer[..length]);
-        Ok(length)
+    #[test]
+    fn a_query_takes_what_nothing_in_it_excludes() {
+        let all = LogQuery {
+            app: "hello".parse().unwrap(),
+            revision: None,
+            replica: None,
+            container: None,
+            tail: None,
+            follow: false,
+        };
+        let takes = |query: &LogQuery| query.takes("hello--v1-abcde", "main");
+        assert!(takes(&all));
+        let given = |name: &str| Some(name.to_owned());
+        assert!(takes(&LogQuery { revision: given("hello--v1"), ..all.clone() }));
+        assert!(!takes(&LogQuery { revision: given("hello--v"), ..all.clone() }));
+        assert!(!takes(&LogQuery { replica: given("hello--v1-zzzzz"), ..all.clone() }));
+        assert!(!takes(&LogQuery { container: given("sidecar"), ..all }));
     }
 }

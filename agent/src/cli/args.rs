@@ -136,7 +136,7 @@ pub(super) struct LogsArgs {
     /// Go on with what is written
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// The last lines of each container
+    /// The last lines
     #[arg(long, value_name = "N")]
     pub(super) tail: Option<u32>,
     /// Of this revision

@@ -13,7 +13,6 @@ use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
 use super::{explain, follow, show};
-use crate::clock::Clock;
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -70,11 +69,11 @@ async fn ask(
         }
         Command::Apps => {
             let reply = agent.apps(brief(v1::AppsRequest {})).await?.into_inner();
-            let now = Clock::default().wall();
+            let now = console.now;
             console.answer(output, &reply.apps, |apps| show::apps(apps, now))
         }
         Command::Show { app } => {
-            let now = Clock::default().wall();
+            let now = console.now;
             let app = status(agent, app).await?;
             console.answer(output, &app, |app| show::tree(app, now))
         }

@@ -1,14 +1,13 @@
 //! Commands that last: logs, events, waiting for an app, sending an archive.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
 use skerry_proto::v1;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::{oneshot, watch};
 use tonic::Request;
 
 use super::args::{Format, LogsArgs};
@@ -141,19 +140,20 @@ pub(super) async fn import(
     let unreadable = |source| CliError::Read { path: path.to_owned(), source };
     let file = File::open(path).await.map_err(unreadable)?;
     let length = file.metadata().await.map_err(unreadable)?.len();
-    let torn = Arc::new(AtomicBool::new(false));
-    let (sent, mut progress) = tokio::sync::watch::channel(0_u64);
-    let parts = stream::unfold((file, sent, Arc::clone(&torn)), |(mut file, sent, torn)| async {
+    let (sent, mut progress) = watch::channel(0_u64);
+    let (failed, mut failure) = oneshot::channel();
+    let parts = stream::unfold((file, sent, failed), |(mut file, sent, failed)| async {
         let mut part = Vec::with_capacity(PART);
         match (&mut file).take(PART as u64).read_to_end(&mut part).await {
             Ok(0) => None,
             Ok(read) => {
                 sent.send_modify(|sent| *sent += read as u64);
-                Some((v1::ImagesImportRequest { part }, (file, sent, torn)))
+                Some((v1::ImagesImportRequest { part }, (file, sent, failed)))
             }
-            Err(_) => {
-                torn.store(true, Ordering::Relaxed);
-                None
+            Err(error) => {
+                // An end here would look like the archive's; the call is given up instead.
+                drop(failed.send(error));
+                std::future::pending().await
             }
         }
     });
@@ -163,6 +163,7 @@ pub(super) async fn import(
     let reply = loop {
         tokio::select! {
             reply = &mut answer => break reply,
+            Ok(error) = &mut failure => return Err(unreadable(error)),
             Ok(()) = progress.changed() => {
                 let sent = *progress.borrow_and_update();
                 console.progress(&bar(path, sent, length));
@@ -170,10 +171,6 @@ pub(super) async fn import(
         }
     };
     console.end_progress();
-    if torn.load(Ordering::Relaxed) {
-        let source = std::io::Error::other("the file could not be read to its end");
-        return Err(unreadable(source));
-    }
     Ok(reply?.into_inner().names)
 }
 

@@ -14,6 +14,8 @@ mod follow;
 mod output;
 mod show;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
@@ -25,6 +27,7 @@ pub use self::args::AgentArgs;
 use self::args::{Args, Command};
 use self::error::CliError;
 use self::output::Console;
+use crate::clock::Clock;
 
 /// What the command line asked for.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub fn start(args: impl IntoIterator<Item = OsString>) -> Invocation {
         out: Box::new(io::stdout()),
         err: Box::new(io::stderr()),
         live: io::stderr().is_terminal(),
+        now: Clock::default().wall(),
     };
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,

@@ -4,17 +4,20 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
+use domain::model::WallTime;
 use serde::Serialize;
 
 use super::args::Format;
 use super::error::CliError;
 use crate::report::Report;
 
-/// Standard output, standard error, and whether a person watches the latter.
+/// Standard output and standard error, whether a person watches the latter, and when.
 pub(super) struct Console {
     pub(super) out: Box<dyn Write + Send>,
     pub(super) err: Box<dyn Write + Send>,
     pub(super) live: bool,
+    /// The date, for ages.
+    pub(super) now: WallTime,
 }
 
 impl fmt::Debug for Console {

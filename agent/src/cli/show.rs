@@ -70,13 +70,14 @@ pub(super) fn replicas<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) ->
 
 /// `skerry images`.
 pub(super) fn images(images: &[Image]) -> String {
-    let mut table = Table::new(["IMAGE", "DIGEST", "SIZE", "PRELOADED"]);
+    let mut table = Table::new(["IMAGE", "DIGEST", "SIZE", "PLATFORM", "IMPORTED"]);
     for image in images {
         table.row([
             image.name.clone(),
             image.digest.chars().take("sha256:".len() + 12).collect(),
             if image.size_bytes == 0 { String::new() } else { size(image.size_bytes) },
-            yes(image.preloaded),
+            image.platform.clone(),
+            yes(image.imported),
         ]);
     }
     table.render()
