@@ -15,6 +15,7 @@
 pub mod backoff;
 pub mod document;
 pub mod event;
+pub mod explain;
 pub mod intake;
 pub mod ipam;
 pub mod model;
