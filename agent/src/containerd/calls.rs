@@ -1,5 +1,8 @@
 //! The calls that replicas are made of, one function each. What is already so is success; nothing is decided here.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots::{
     MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
@@ -14,9 +17,9 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::Process;
 use domain::model::ReplicaName;
 use prost_types::Any;
-use std::time::Duration;
 
 use super::connection::{Connection, failed};
+use super::failure::shim_went_away;
 use super::record::REPLICA;
 use crate::runtime::RuntimeError;
 
@@ -28,6 +31,9 @@ const DELETE_TRIES: u32 = 8;
 
 /// The first wait; 8 of them, doubled up to half a second each, are about 2 s.
 const DELETE_WAIT: Duration = Duration::from_millis(20);
+
+/// containerd clears up after a dead shim in about a tenth of a second.
+const CLEANUP_WAIT: Duration = Duration::from_millis(50);
 
 /// The connection, and the names of the two plug-ins that are used.
 #[derive(Debug, Clone)]
@@ -42,8 +48,8 @@ pub(super) struct Calls {
 pub(super) struct NewContainer {
     pub(super) id: String,
     pub(super) image: String,
-    pub(super) labels: std::collections::BTreeMap<String, String>,
-    pub(super) extensions: std::collections::BTreeMap<String, Any>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) extensions: BTreeMap<String, Any>,
     pub(super) spec: Vec<u8>,
 }
 
@@ -184,13 +190,17 @@ impl Calls {
 
     /// Returns when the process has ended, at once if there is none. Has no deadline: the caller sets one.
     pub(super) async fn wait(&self, id: &str) -> Result<Option<u32>, RuntimeError> {
-        let container_id = id.to_owned();
-        let request =
-            self.connection.endless(WaitRequest { container_id, ..WaitRequest::default() });
-        match self.connection.client().await?.tasks().wait(request).await {
-            Ok(answer) => Ok(Some(answer.into_inner().exit_status)),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(failed("wait for a task", &status)),
+        loop {
+            let container_id = id.to_owned();
+            let request =
+                self.connection.endless(WaitRequest { container_id, ..WaitRequest::default() });
+            match self.connection.client().await?.tasks().wait(request).await {
+                Ok(answer) => return Ok(Some(answer.into_inner().exit_status)),
+                Err(status) if status.code() == Code::NotFound => return Ok(None),
+                // Its shim died: containerd kills what is left and then forgets the task.
+                Err(status) if shim_went_away(&status) => tokio::time::sleep(CLEANUP_WAIT).await,
+                Err(status) => return Err(failed("wait for a task", &status)),
+            }
         }
     }
 
@@ -203,8 +213,10 @@ impl Calls {
             all,
             ..KillRequest::default()
         });
-        let answer = self.connection.client().await?.tasks().kill(request).await;
-        absent_is_fine("send a signal", answer.map(|_| ()))
+        match self.connection.client().await?.tasks().kill(request).await {
+            Err(status) if shim_went_away(&status) => Ok(()),
+            answer => absent_is_fine("send a signal", answer.map(|_| ())),
+        }
     }
 
     /// Deletes the process's remains, once it has ended.
