@@ -177,7 +177,10 @@ impl<'a> Parts<'a> {
         let Document::App(app) = document else { return };
         let Some(name) = &app.name else { return };
         for finding in app.check_host_names(name) {
-            self.top.found.error(finding.path, None, finding.reason, finding.message);
+            let below = finding.path.strip_prefix("properties.").unwrap_or(&finding.path);
+            let part = below.split('.').next().unwrap_or_default();
+            let path = self.top.at(if self.top.has(part) { below } else { &finding.path });
+            self.top.found.error(path, None, finding.reason, finding.message);
         }
     }
 }

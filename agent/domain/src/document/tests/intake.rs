@@ -168,6 +168,17 @@ fn host_names_are_checked_under_the_name_that_the_document_was_sent_to() {
 }
 
 #[test]
+fn a_host_name_that_is_too_long_is_named_where_it_was_written() {
+    let suffix = "s".repeat(60);
+    let template =
+        format!("template: {{revisionSuffix: {suffix}, containers: [{{name: a, image: b}}]}}");
+    let above = errors(&format!("name: hello\n{template}"));
+    assert!(above.starts_with("- template.revisionSuffix HostNameTooLong"), "{above}");
+    let below = errors(&format!("name: hello\nproperties: {{{template}}}"));
+    assert!(below.starts_with("- properties.template.revisionSuffix HostNameTooLong"), "{below}");
+}
+
+#[test]
 fn the_main_container_gets_the_default_probes_that_it_lacks() {
     let text = SMALL.replace(
         "hello:1",

@@ -4,8 +4,11 @@ mod errors;
 mod intake;
 mod mangled;
 mod round_trip;
+mod rules;
 mod samples;
 mod warnings;
+
+use expect_test::Expect;
 
 use super::{AppDocument, Document, Finding, parse};
 
@@ -37,6 +40,13 @@ fn errors(text: &str) -> String {
         Ok(_) => panic!("accepted"),
         Err(errors) => lines(&errors),
     }
+}
+
+/// The errors of the small document with `from` replaced.
+#[track_caller]
+fn broken(from: &str, to: &str, expected: &Expect) {
+    assert!(SMALL.contains(from), "{from} is not in the document");
+    expected.assert_eq(&errors(&SMALL.replace(from, to)));
 }
 
 /// The warnings of `text`.
