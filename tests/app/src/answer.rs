@@ -51,10 +51,10 @@ impl App {
         let path = request.uri().path().to_owned();
         Ok(match path.as_str() {
             "/" => text(StatusCode::OK, format!("{}\n", identity())),
-            "/ready" => match Instant::now() < self.ready_at {
-                true => text(StatusCode::SERVICE_UNAVAILABLE, "not yet\n"),
-                false => text(StatusCode::OK, "ready\n"),
-            },
+            "/ready" if Instant::now() < self.ready_at => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "not yet\n")
+            }
+            "/ready" => text(StatusCode::OK, "ready\n"),
             "/env" => json_of(env::vars().map(|(key, value)| (key, value.into())).collect()),
             "/headers" => json_of(headers(&request)),
             "/echo" => Response::new(request.into_body().boxed_unsync()),
@@ -70,7 +70,8 @@ impl App {
             },
             "/resolve" => match dns::resolve(&query.text("name")).await {
                 Ok(found) => {
-                    text(StatusCode::OK, found.iter().map(|a| format!("{a}\n")).collect::<String>())
+                    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+                    text(StatusCode::OK, lines.join("\n"))
                 }
                 Err(error) => failed(&error),
             },
@@ -194,10 +195,17 @@ fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
 
 /// The messages that came, and then the trailers that tell a gRPC client that all went well.
 fn grpc(request: Request<Incoming>) -> Response<Body> {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let body = request.into_body().with_trailers(async { Some(Ok(trailers)) });
-    let mut response = Response::new(body.boxed_unsync());
+    let frames = stream::unfold(Some(request.into_body()), |body| async move {
+        let mut body = body?;
+        match body.frame().await {
+            Some(frame) => Some((frame, Some(body))),
+            None => {
+                let status = ("grpc-status".parse().ok()?, HeaderValue::from_static("0"));
+                Some((Ok(Frame::trailers(HeaderMap::from_iter([status]))), None))
+            }
+        }
+    });
+    let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
@@ -226,9 +234,10 @@ fn done(result: io::Result<()>) -> Response<Body> {
 
 /// 504 for what timed out, 502 for what was refused: a test tells a dropped packet from a closed port.
 fn failed(error: &io::Error) -> Response<Body> {
-    let status = match error.kind() == ErrorKind::TimedOut {
-        true => StatusCode::GATEWAY_TIMEOUT,
-        false => StatusCode::BAD_GATEWAY,
+    let status = if error.kind() == ErrorKind::TimedOut {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::BAD_GATEWAY
     };
     text(status, format!("{error}\n"))
 }
