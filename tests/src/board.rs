@@ -161,17 +161,35 @@ impl Board {
 
     /// Starts the agent and does not wait.
     pub fn launch(&mut self) -> Result<()> {
+        let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
+        self.launch_as(&mut command, &[])
+    }
+
+    /// Starts the agent by way of another program, such as one that takes rights away, and does not wait.
+    pub fn launch_by<const N: usize>(&mut self, program: &str, arguments: [&str; N]) -> Result<()> {
+        let mut command = Process::in_netns(&self.lan.netns(), Path::new(program));
+        command.args(arguments).arg(&self.binary);
+        self.launch_as(&mut command, &[])
+    }
+
+    /// Starts an agent that stops its containers when it ends, and does not wait.
+    pub fn launch_draining(&mut self) -> Result<()> {
+        let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
+        self.launch_as(&mut command, &["--drain"])
+    }
+
+    fn launch_as(&mut self, command: &mut Command, flags: &[&str]) -> Result<()> {
         let config = self.dir().join("agent.toml");
         fs::write(&config, self.settings.to_string())?;
-        let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
         command
             .arg("agent")
             .arg("--config")
             .arg(&config)
+            .args(flags)
             .env("NOTIFY_SOCKET", self.dir().join("notify"))
             .env("RUST_LOG", "info,skerry=debug")
             .env("MALLOC_ARENA_MAX", "2");
-        let process = Process::start("the agent", &mut command, &self.dir().join("agent.log"))?;
+        let process = Process::start("the agent", command, &self.dir().join("agent.log"))?;
         self.agent = Some(process);
         Ok(())
     }
@@ -201,13 +219,6 @@ impl Board {
         Ok(())
     }
 
-    /// Runs `skerry agent --drain`, which stops the containers.
-    pub fn drain(&mut self) -> Result<Output> {
-        let config = self.dir().join("agent.toml");
-        let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
-        output(command.args(["agent", "--drain", "--config"]).arg(config))
-    }
-
     /// Runs a command of the command line against the agent; what it printed.
     pub fn cli<const N: usize>(&self, arguments: [&str; N]) -> Result<String> {
         let outcome = self.try_cli(arguments)?;
@@ -226,6 +237,13 @@ impl Board {
         let mut command = Command::new(&self.binary);
         command.arg("--socket").arg(self.dir().join("run/agent.sock"));
         command
+    }
+
+    /// Waits for the agent to end by itself: its exit code and what it said.
+    pub fn await_end(&mut self) -> Result<(Option<i32>, String)> {
+        let mut agent = self.agent.take().context("the agent is not running")?;
+        let status = agent.wait(SHORT)?;
+        Ok((status.code(), agent.log()))
     }
 
     /// Everything the agent has logged.

@@ -64,6 +64,16 @@ impl Mailbox {
     }
 }
 
+/// Whether `word` is a value anywhere in `status`.
+pub fn tells(status: &Value, word: &str) -> bool {
+    match status {
+        Value::String(text) => text == word,
+        Value::Array(values) => values.iter().any(|value| tells(value, word)),
+        Value::Object(fields) => fields.values().any(|value| tells(value, word)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// A connection to a broker that speaks for one device.
 pub struct Control {
     root: String,
@@ -192,6 +202,25 @@ impl Control {
             status["runningStatus"] == "Running"
                 && status["latestRevisionName"] == status["latestReadyRevisionName"]
                 && status["latestRevisionName"] != ""
+        })
+    }
+
+    /// Waits until the status of `app` names `reason`, wherever it stands.
+    pub fn await_reason(&self, app: &str, reason: &str) -> Result<Value> {
+        self.await_status(app, |status| tells(status, reason))
+    }
+
+    /// Waits until the device's status names `reason`.
+    pub fn await_trouble(&self, reason: &str) -> Result<Value> {
+        self.await_json("status", 3 * SHORT, |status| tells(&status["troubles"], reason))
+    }
+
+    /// Waits for an event of `app` with `reason`.
+    pub fn await_event(&self, app: &str, reason: &str) -> Result<Message> {
+        let what = format!("the event {reason} of {app}");
+        self.await_since(0, &what, 3 * SHORT, |message| {
+            let event = message.json();
+            message.topic == "events" && event["app"] == app && event["reason"] == reason
         })
     }
 

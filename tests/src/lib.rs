@@ -30,7 +30,7 @@ pub use self::agent::Settings;
 pub use self::board::Board;
 pub use self::broker::{Access, Broker, Certificates};
 pub use self::command::{output, run};
-pub use self::control::{Control, Message};
+pub use self::control::{Control, Message, tells};
 pub use self::document::Document;
 pub use self::http::{Answer, Client};
 pub use self::image::{Image, testapp};
