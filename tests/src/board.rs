@@ -30,6 +30,7 @@ pub struct Board {
     containerd: Option<Process>,
     settings: Settings,
     binary: PathBuf,
+    log_filter: &'static str,
     lan: Lan,
 }
 
@@ -43,12 +44,24 @@ impl Board {
             touch(&lan.dir().join(log))?;
         }
         let settings = Settings::of(&lan);
-        Ok(Self { agent: None, containerd: None, settings, binary: binary()?, lan })
+        Ok(Self {
+            agent: None,
+            containerd: None,
+            settings,
+            binary: binary()?,
+            log_filter: "info,skerry=debug",
+            lan,
+        })
     }
 
     /// The configuration, for a change before the next start.
     pub fn settings(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    /// Has the agent log no more than it does on a device.
+    pub fn log_as_shipped(&mut self) {
+        self.log_filter = "info";
     }
 
     /// The network.
@@ -187,7 +200,7 @@ impl Board {
             .arg(&config)
             .args(flags)
             .env("NOTIFY_SOCKET", self.dir().join("notify"))
-            .env("RUST_LOG", "info,skerry=debug")
+            .env("RUST_LOG", self.log_filter)
             .env("MALLOC_ARENA_MAX", "2");
         let process = Process::start("the agent", command, &self.dir().join("agent.log"))?;
         self.agent = Some(process);

@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
 use crate::broker::{Access, Broker, Certificates};
-use crate::wait::{SHORT, now, pause};
+use crate::wait::{PAUSE, SHORT, now, pause};
 
 /// Larger than what the agent accepts, so that its limit is what a test meets.
 const PACKET_BYTES: u32 = 8 << 20;
@@ -291,7 +291,7 @@ fn listen(mut connection: Connection, client: &Client, root: &str, mailbox: &Mai
             Ok(Ok(_)) => continue,
             Ok(Err(error)) => {
                 mailbox.seen().trouble = error.to_string();
-                pause();
+                pause(PAUSE);
             }
             Err(_) => return,
         }

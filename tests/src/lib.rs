@@ -38,4 +38,4 @@ pub use self::lan::{Lan, within};
 pub use self::process::Process;
 pub use self::registry::Registry;
 pub use self::shared::{Shared, Stage};
-pub use self::wait::{LONG, SHORT, eventually, now};
+pub use self::wait::{LONG, SHORT, eventually, look_every, now, pause};

@@ -11,7 +11,7 @@ pub const SHORT: Duration = Duration::from_secs(10);
 pub const LONG: Duration = Duration::from_mins(1);
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What time it is.
 #[expect(clippy::disallowed_methods, reason = "the tests' own clock")]
@@ -20,7 +20,13 @@ pub fn now() -> Instant {
 }
 
 /// Looks again and again until `look` succeeds; after `patience`, its last error is the answer.
-pub fn eventually<T>(
+pub fn eventually<T>(what: &str, patience: Duration, look: impl FnMut() -> Result<T>) -> Result<T> {
+    look_every(PAUSE, what, patience, look)
+}
+
+/// The same at a pace of one's own, for a measurement that must not be rounded up.
+pub fn look_every<T>(
+    pace: Duration,
     what: &str,
     patience: Duration,
     mut look: impl FnMut() -> Result<T>,
@@ -31,11 +37,12 @@ pub fn eventually<T>(
         if seen.is_ok() || deadline < now() {
             return seen.with_context(|| format!("waited {patience:?} for {what}"));
         }
-        pause();
+        pause(pace);
     }
 }
 
+/// Lets time pass: between two looks, or while an idle board is measured.
 #[expect(clippy::disallowed_methods, reason = "a thread of a test, no runtime")]
-pub(crate) fn pause() {
-    thread::sleep(PAUSE);
+pub fn pause(time: Duration) {
+    thread::sleep(time);
 }
