@@ -1,8 +1,9 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|recipe|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
 mod install;
+mod recipe;
 mod steps;
 
 use std::env;
@@ -21,6 +22,7 @@ usage: cargo xtask <chore>
   ci                 the same, as .ci/run calls it
   bench              speed and size of the release build against containerd alone
   install            what the others need, by apt-get
+  recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
   size               the size of the release binary
 ";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "test" | "ci" => test(options),
         "bench" => bench(options),
         "install" => install::install(),
+        "recipe" => recipe::write(root()),
         "size" => size(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

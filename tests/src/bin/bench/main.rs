@@ -135,8 +135,8 @@ fn idle(table: &mut Table) -> Result<()> {
     for n in 0..APPS {
         stage.control.await_running(&format!("idle-{n}"))?;
     }
-    let state = stage.board.dir().join("state");
-    idle::measure(table, stage.board.agent()?.pid(), &state)
+    let kept = stage.board.dir().join("state");
+    idle::measure(table, stage.board.agent()?.pid(), &kept)
 }
 
 /// From the start of an agent to its first complete round, with everything running already.
