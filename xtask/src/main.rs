@@ -1,2 +1,158 @@
-//! stub
-fn main() {}
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|recipe|size`.
+//!
+//! It depends on nothing that must be installed first, for it is what installs.
+
+mod install;
+mod recipe;
+mod steps;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::steps::Steps;
+
+const HELP: &str = "\
+usage: cargo xtask <chore>
+
+  demo [--release]   the main job, step by step, on real parts
+  test [--long]      format, lints, unit, property and system tests
+  ci                 the same, as .ci/run calls it
+  bench              speed and size of the release build against containerd alone
+  install            what the others need, by apt-get
+  recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
+  size               the size of the release binary
+";
+
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line")]
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let (chore, options) = match words.split_first() {
+        Some((chore, options)) => (chore.as_str(), options),
+        None => ("help", &[][..]),
+    };
+    let outcome = match chore {
+        "demo" => demo(options),
+        "test" | "ci" => test(options),
+        "bench" => bench(options),
+        "install" => install::install(),
+        "recipe" => recipe::write(root()),
+        "size" => size(),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("there is no chore {other:?}\nhint: cargo xtask help")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(options: &[String]) -> Result<()> {
+    let long = flag(options, "--long")?;
+    let mut steps = Steps::default();
+    steps.run("install", install::install)?;
+    steps.cargo("format", &["fmt", "--all", "--check"])?;
+    steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    steps.run("test app", testapp)?;
+    steps.cargo("agent", &["build", "--package", "skerry"])?;
+    // Both run whatever becomes of the other, so that one look shows all that is broken.
+    let unit = ["test", "--workspace", "--exclude", "system-tests", "--quiet"];
+    let unit = steps.cargo("unit tests", &unit);
+    let system = steps.run("system tests", || {
+        let mut command = cargo(&["test", "--package", "system-tests", "--no-fail-fast"]);
+        // Tests wait more than they work: more of them at a time than there are cores.
+        command.args(["--", "--test-threads", "4"]).env("RUST_LIB_BACKTRACE", "0");
+        if long {
+            command.env("SKERRY_LONG", "1");
+        }
+        finish(&mut command)
+    });
+    steps.print();
+    unit.and(system)
+}
+
+fn demo(options: &[String]) -> Result<()> {
+    let release = flag(options, "--release")?;
+    install::install()?;
+    testapp()?;
+    let profile: &[&str] = if release { &["--release"] } else { &[] };
+    finish(cargo(&["build", "--quiet", "--package", "skerry"]).args(profile))?;
+    let run = ["run", "--quiet", "--package", "system-tests", "--bin", "demo"];
+    finish(cargo(&run).args(profile))
+}
+
+fn bench(options: &[String]) -> Result<()> {
+    if let Some(option) = options.first() {
+        bail!("bench has no option {option:?}");
+    }
+    install::install()?;
+    testapp()?;
+    finish(&mut cargo(&["build", "--release", "--package", "skerry"]))?;
+    // The measuring program may be slow to build or slow to run; the first costs minutes.
+    finish(
+        cargo(&["run", "--quiet", "--package", "system-tests", "--bin", "bench"])
+            .env("SKERRY_BIN", target_dir()?.join("release/skerry")),
+    )
+}
+
+#[expect(clippy::print_stdout, reason = "a command line")]
+fn size() -> Result<()> {
+    finish(&mut cargo(&["build", "--release", "--package", "skerry"]))?;
+    let binary = target_dir()?.join("release/skerry");
+    let stripped = target_dir()?.join("release/skerry.stripped");
+    finish(Command::new("strip").arg("-o").arg(&stripped).arg(&binary))?;
+    println!("{} bytes stripped", std::fs::metadata(stripped)?.len());
+    Ok(())
+}
+
+/// Builds the app that the tests deploy: static, so that an image needs nothing else.
+fn testapp() -> Result<()> {
+    let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let mut command = cargo(&["build", "--quiet", "--package", "testapp", "--target", &triple]);
+    finish(
+        command
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("CARGO_PROFILE_DEV_STRIP", "symbols"),
+    )
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(arguments);
+    command
+}
+
+/// The directory of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// Where cargo puts what it builds: two steps above this program, `target/debug/xtask`.
+fn target_dir() -> Result<PathBuf> {
+    let program = env::current_exe()?;
+    Ok(program.ancestors().nth(2).context("xtask lies at no usual place")?.to_owned())
+}
+
+fn flag(options: &[String], name: &str) -> Result<bool> {
+    match options {
+        [] => Ok(false),
+        [option] if option == name => Ok(true),
+        [option, ..] => bail!("unknown option {option:?}; there is {name}"),
+    }
+}
+
+fn finish(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! What the tests and the demo need from the machine.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::finish;
+
+/// A program or file that must be there, and the package of Debian that has it.
+const NEEDED: &[(&str, &str)] = &[
+    ("avahi-browse", "avahi-utils"),
+    ("avahi-daemon", "avahi-daemon"),
+    ("/bin/busybox", "busybox-static"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("curl", "curl"),
+    ("dbus-daemon", "dbus"),
+    ("docker-registry", "docker-registry"),
+    ("gcc", "gcc"),
+    ("/usr/include/stdio.h", "libc6-dev"),
+    ("ip", "iproute2"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("nft", "nftables"),
+    ("nsenter", "util-linux"),
+    ("protoc", "protobuf-compiler"),
+    ("runc", "runc"),
+    ("skopeo", "skopeo"),
+    ("systemd-analyze", "systemd"),
+];
+
+/// Where programs of the system lie, also those that only root has on its path.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Installs what is missing; says what is missing where we may not.
+#[expect(clippy::print_stdout, reason = "a command line")]
+pub(crate) fn install() -> Result<()> {
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    if !is_root() {
+        bail!("these packages are missing: {packages}\nhint: sudo apt-get install {packages}");
+    }
+    println!("installing {packages}");
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    finish(apt().args(["update", "--quiet"]))?;
+    finish(apt().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing))
+}
+
+fn is_there(file: &str) -> bool {
+    let path = env::var("PATH").unwrap_or_default();
+    Path::new(file).is_absolute() && Path::new(file).exists()
+        || path
+            .split(':')
+            .chain(SYSTEM_PATH.split(':'))
+            .any(|dir| Path::new(dir).join(file).is_file())
+}
+
+/// The owner of our own process directory is who we are.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
+}

@@ -1,0 +1,7 @@
+SUMMARY = "A small image with Skerry, for boards that run Azure Container Apps documents"
+LICENSE = "Apache-2.0"
+
+inherit core-image
+
+IMAGE_FEATURES += "ssh-server-dropbear"
+IMAGE_INSTALL:append = " skerry ca-certificates"
