@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use domain::model::{Moment, ReplicaName};
 use domain::probe::{Checkup, HealthReport, ProbePlan};
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,8 @@ use crate::clock::Clock;
 /// What a try got, and whose it was.
 struct Answer {
     replica: ReplicaName,
-    epoch: u64,
+    /// The checkup that asked.
+    serial: u64,
     number: usize,
     got: Result<(), String>,
 }
@@ -45,31 +46,37 @@ pub async fn run(
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let mut prober = Prober {
-        checkups: BTreeMap::new(),
-        tries: FuturesUnordered::new(),
-        asker: Asker::default(),
-    };
+    let mut prober = Prober::default();
     let mut published = true;
     prober.follow(&plan.borrow_and_update(), clock.now());
     loop {
         prober.ask(clock.now());
         prober.tell(&report);
-        let next = prober.checkups.values().filter_map(Checkup::next).min();
+        let next = prober.checkups.values().filter_map(|(_, checkup)| checkup.next()).min();
         tokio::select! {
             () = stop.cancelled() => return,
             changed = plan.changed(), if published => {
                 published = changed.is_ok();
                 prober.follow(&plan.borrow_and_update(), clock.now());
             }
-            Some(answer) = prober.tries.next() => prober.take(answer, clock.now()),
+            Some(answer) = prober.tries.next() => {
+                let now = clock.now();
+                prober.take(answer, now);
+                // The answers to one tick come together and make one report.
+                while let Some(Some(answer)) = prober.tries.next().now_or_never() {
+                    prober.take(answer, now);
+                }
+            }
             () = until(next, clock) => (),
         }
     }
 }
 
+#[derive(Default)]
 struct Prober {
-    checkups: BTreeMap<ReplicaName, Checkup>,
+    /// Each with a number that no other has had.
+    checkups: BTreeMap<ReplicaName, (u64, Checkup)>,
+    serial: u64,
     tries: FuturesUnordered<BoxFuture<'static, Answer>>,
     asker: Asker,
 }
@@ -79,38 +86,41 @@ impl Prober {
     fn follow(&mut self, plan: &ProbePlan, now: Moment) {
         self.checkups.retain(|name, _| plan.contains_key(name));
         for (name, target) in plan {
-            if !self.checkups.get(name).is_some_and(|checkup| checkup.is_of(target)) {
-                self.checkups.insert(name.clone(), Checkup::new(target.clone(), now));
+            if !self.checkups.get(name).is_some_and(|(_, checkup)| checkup.is_of(target)) {
+                self.serial += 1;
+                let checkup = Checkup::new(target.clone(), now);
+                self.checkups.insert(name.clone(), (self.serial, checkup));
             }
         }
     }
 
     /// Asks whatever is due.
     fn ask(&mut self, now: Moment) {
-        for (replica, checkup) in &mut self.checkups {
+        for (replica, (serial, checkup)) in &mut self.checkups {
             for number in checkup.due(now) {
                 let target = checkup.target();
-                let (replica, epoch) = (replica.clone(), target.epoch);
+                let (replica, serial) = (replica.clone(), *serial);
                 let asking = self.asker.ask(target.address, &target.probes[number]);
                 self.tries.push(Box::pin(async move {
-                    Answer { replica, epoch, number, got: asking.await }
+                    Answer { replica, serial, number, got: asking.await }
                 }));
             }
         }
     }
 
     fn take(&mut self, answer: Answer, now: Moment) {
-        let Answer { replica, epoch, number, got } = answer;
-        debug!(%replica, number, ?got, "probed");
+        debug!(replica = %answer.replica, number = answer.number, got = ?answer.got, "probed");
         // An answer about an earlier run of the containers, or of a replica that is gone, says nothing any more.
-        let checkup = self.checkups.get_mut(&replica);
-        if let Some(checkup) = checkup.filter(|checkup| checkup.target().epoch == epoch) {
-            checkup.answer(number, got, now);
+        if let Some((serial, checkup)) = self.checkups.get_mut(&answer.replica)
+            && *serial == answer.serial
+        {
+            checkup.answer(answer.number, answer.got, now);
         }
     }
 
     fn tell(&self, report: &watch::Sender<Arc<HealthReport>>) {
-        let health = self.checkups.iter().map(|(name, checkup)| (name.clone(), checkup.health()));
+        let health =
+            self.checkups.iter().map(|(name, (_, checkup))| (name.clone(), checkup.health()));
         let health: HealthReport = health.collect();
         report.send_if_modified(|known| {
             let changed = **known != health;

@@ -173,3 +173,21 @@ fn a_new_epoch_is_another_checkup_and_being_adopted_is_not() {
     assert!(checkup.is_of(&ProbeTarget { adopted: true, ..target.clone() }));
     assert!(!checkup.is_of(&ProbeTarget { epoch: 2, ..target }));
 }
+
+#[test]
+fn the_steady_probes_of_many_replicas_fall_on_the_same_instants() {
+    let eager = |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
+    let probes = [
+        eager(ProbeKind::Startup, 1),
+        eager(ProbeKind::Readiness, 5),
+        eager(ProbeKind::Liveness, 10),
+    ];
+    let mut instants = std::collections::BTreeSet::new();
+    for started in [0, 137, 1203, 2999, 3001, 4444, 4999] {
+        let mut checkup = Checkup::new(target(&probes), at(started));
+        let tries = run(&mut checkup, started, 65_000, |_| true);
+        instants.extend(tries.into_iter().map(|(time, _)| time).filter(|time| 5000 <= *time));
+    }
+    let expected: Vec<u64> = (1..=13).map(|n| n * 5000).collect();
+    assert_eq!(instants.into_iter().collect::<Vec<_>>(), expected);
+}

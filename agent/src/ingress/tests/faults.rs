@@ -220,6 +220,27 @@ async fn a_replica_taken_from_the_table_finishes_what_it_has_and_gets_no_more() 
 }
 
 #[tokio::test]
+async fn a_new_table_leaves_the_links_and_counts_of_replicas_that_stay() {
+    let (listener, address) = listen().await;
+    let mut bench = Bench::start(settings(), vec![app("hello", &[address])]);
+    let mut client = TcpStream::connect(bench.lan().await).await.unwrap();
+    let mut server = None;
+    for _ in 0..3 {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: hello\r\n\r\n").await.unwrap();
+        let server = match &mut server {
+            Some(server) => server,
+            none => none.insert(listener.accept().await.unwrap().0),
+        };
+        read_until(server, "\r\n\r\n").await;
+        bench.routes.send_replace(table(vec![app("hello", &[address]), app("other", &[])]));
+        bench.open(1).await;
+        server.write_all(OK).await.unwrap();
+        read_until(&mut client, "ok").await;
+        bench.open(0).await;
+    }
+}
+
+#[tokio::test]
 async fn idle_links_are_closed_after_a_while_and_then_nothing_is_swept() {
     let (listener, address) = listen().await;
     let mut bench = Bench::start(settings(), vec![app("hello", &[address])]);
