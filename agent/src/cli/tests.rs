@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use domain::model::WallTime;
+use domain::model::{Digest, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use expect_test::{Expect, expect};
@@ -99,7 +99,7 @@ fn help_names_every_command() {
           completions  Print a completion script
 
         Options:
-              --socket <PATH>    The agent's socket [env: SKERRY_SOCKET=] [default: /run/skerry/agent.sock]
+              --socket <PATH>    The agent's socket [env: SKERRY_SOCKET] [default: /run/skerry/agent.sock]
           -o, --output <FORMAT>  How to print answers [default: table] [possible values: table, json, yaml]
           -h, --help             Print help (see more with '--help')
           -V, --version          Print version
@@ -136,6 +136,30 @@ fn the_agent_is_handed_on_with_what_it_was_told() {
     assert_eq!(agent.config, Path::new("/etc/skerry/agent.toml"));
 }
 
+#[test]
+fn exit_codes_tell_a_wrong_command_line_from_a_failure() {
+    let code = |args: &[&str]| {
+        let Invocation::Done(code) = start(args.iter().map(OsString::from)) else {
+            panic!("no agent was asked for")
+        };
+        code
+    };
+    assert_eq!(code(&["skerry", "--version"]), ExitCode::SUCCESS);
+    assert_eq!(code(&["skerry", "explain", "OOMKilled"]), ExitCode::SUCCESS);
+    assert_eq!(code(&["skerry", "no-such-command"]), ExitCode::from(2));
+    assert_eq!(code(&["skerry", "--socket", "/nowhere/agent.sock", "apps"]), ExitCode::FAILURE);
+}
+
+#[tokio::test]
+async fn a_broken_document_does_not_pass_the_check() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("app.yaml");
+    fs::write(&file, "name: [hello").unwrap();
+    let text = skerry(Path::new("/nowhere"), &format!("check {}", file.display())).await;
+    let expected = format!("error: {} is not a document that the agent would take", file.display());
+    assert_eq!(text.lines().last(), Some(expected.as_str()), "{text}");
+}
+
 #[tokio::test]
 async fn apps_stand_in_columns() {
     check("apps", expect![[r#"
@@ -147,38 +171,50 @@ async fn apps_stand_in_columns() {
 
 #[tokio::test]
 async fn an_app_is_a_tree_with_reasons_and_hints_where_they_belong() {
-    check("show hello", expect![[r#"
-        hello  Progressing, generation 3, by mqtt, 3m ago
-          http://hello.local
-          http://hello.default.pi-1.internal
-        ├─ hello--0000002  Activating  0/1 ready  0 % traffic  Starting
-        │  image docker.io/library/hello:2@sha256:4567
-        │  ProbeFailed: GET :8080/ answered 500
-        │  hint: Read the details: the probe and what it got
-        │  └─ hello--0000002-abcde  NotRunning  not ready  10.213.0.7  3 restarts
-        │     CrashLoopBackOff: container main exited with code 1  [2J
-        │     hint: See `skerry logs`; the wait ends by itself
-        └─ hello--0000001  Running  2/2 ready  100 % traffic  Committed  label blue
-           image docker.io/library/hello:1@sha256:0123
-           ├─ hello--0000001-klmno  Running  ready  10.213.0.6
-           └─ hello--0000001-fghij  Running  ready  10.213.0.5
-        warning: location: ignored (NoMeaningHere)
-    "#]]).await;
+    check(
+        "show hello",
+        expect![[r#"
+            hello  Progressing, generation 3, by mqtt, 3m ago
+              http://hello.local
+              http://hello.default.pi-1.internal
+            ├─ hello--0000002  Activating  0/1 ready  0 % traffic  Starting
+            │  image docker.io/library/hello:2@sha256:4567
+            │  ProbeFailed: GET :8080/ answered 500
+            │  hint: Read the details: the probe and what it got
+            │  └─ hello--0000002-abcde  NotRunning  not ready  10.213.0.7  3 restarts
+            │     CrashLoopBackOff: container main exited with code 1  [2J
+            │     hint: See `skerry logs hello`; the wait ends by itself
+            └─ hello--0000001  Running  2/2 ready  100 % traffic  Committed  label blue
+               image docker.io/library/hello:1@sha256:0123
+               ├─ hello--0000001-klmno  Running  ready  10.213.0.6
+               └─ hello--0000001-fghij  Running  ready  10.213.0.5
+            warning: location: ignored (NoMeaningHere)
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn revisions_and_replicas_stand_in_columns() {
-    check("revisions hello", expect![[r#"
+    check(
+        "revisions hello",
+        expect![[r#"
         REVISION         ACTIVE   TRAFFIC   READY   STATE        HEALTH      PHASE       REASON
         hello--0000002   yes      0 %       0/1     Activating   Unhealthy   Starting    ProbeFailed
         hello--0000001   yes      100 %     2/2     Running      Healthy     Committed   -
-    "#]]).await;
-    check("replicas hello", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "replicas hello",
+        expect![[r#"
         REPLICA                STATE        READY   ADDRESS      RESTARTS   REASON
         hello--0000002-abcde   NotRunning   no      10.213.0.7   3          CrashLoopBackOff
         hello--0000001-klmno   Running      yes     10.213.0.6   0          -
         hello--0000001-fghij   Running      yes     10.213.0.5   0          -
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -202,13 +238,17 @@ async fn an_explanation_says_what_is_wrong_and_what_to_do() {
         hello--0000002: ProbeFailed: A probe does not succeed. (GET :8080/ answered 500)
         hint: Read the details: the probe and what it got
         hello--0000002-abcde: CrashLoopBackOff: The container exits again and again; the next start waits. (container main exited with code 1  [2J)
-        hint: See `skerry logs`; the wait ends by itself
+        hint: See `skerry logs hello`; the wait ends by itself
     "#]]).await;
-    check("explain shop", expect![[r#"
-        shop is Stopped, no replica
-        shop: AppStopped: The app is stopped.
-        hint: Start it: skerry start APP
-    "#]]).await;
+    check(
+        "explain shop",
+        expect![[r#"
+            shop is Stopped, no replica
+            shop: AppStopped: The app is stopped.
+            hint: Start it: skerry start shop
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -217,11 +257,13 @@ async fn a_reason_is_explained_without_an_agent() {
     expect![[r#"
         The container used more memory than its limit.
         Raise resources.memory, or find the leak.
-    "#]].assert_eq(&skerry(nowhere, "explain OOMKilled").await);
+    "#]]
+    .assert_eq(&skerry(nowhere, "explain OOMKilled").await);
     expect![[r#"
         error: "OomKilld" is not a reason
         hint: did you mean OOMKilled?
-    "#]].assert_eq(&skerry(nowhere, "explain OomKilld").await);
+    "#]]
+    .assert_eq(&skerry(nowhere, "explain OomKilld").await);
     let all = skerry(nowhere, "explain").await;
     assert_eq!(all.lines().count(), 3 * Reason::ALL.len());
 }
@@ -232,7 +274,8 @@ async fn an_agent_that_is_not_there_is_said_with_a_hint() {
     expect![[r#"
         error: cannot reach the agent at /nowhere/agent.sock: No such file or directory (os error 2)
         hint: is the agent running, and is --socket its socket?
-    "#]].assert_eq(&skerry(nowhere, "apps").await);
+    "#]]
+    .assert_eq(&skerry(nowhere, "apps").await);
     let path = || "/run/skerry/agent.sock".into();
     let unreachable = |kind: io::ErrorKind| {
         let error = CliError::Unreachable { socket: path(), source: kind.into() };
@@ -240,22 +283,32 @@ async fn an_agent_that_is_not_there_is_said_with_a_hint() {
     };
     expect![[r#"
         error: cannot reach the agent at /run/skerry/agent.sock: connection refused
-        hint: is skerry.service running? systemctl status skerry"#]].assert_eq(&unreachable(io::ErrorKind::ConnectionRefused));
+        hint: is skerry.service running? systemctl status skerry"#]]
+    .assert_eq(&unreachable(io::ErrorKind::ConnectionRefused));
     expect![[r#"
         error: cannot reach the agent at /run/skerry/agent.sock: permission denied
-        hint: join the group skerry, or use sudo"#]].assert_eq(&unreachable(io::ErrorKind::PermissionDenied));
+        hint: join the group skerry, or use sudo"#]]
+    .assert_eq(&unreachable(io::ErrorKind::PermissionDenied));
 }
 
 #[tokio::test]
 async fn an_unknown_app_is_answered_with_its_neighbour() {
-    check("show helo", expect![[r#"
+    check(
+        "show helo",
+        expect![[r#"
         error: there is no app "helo" (UnknownApp)
         hint: did you mean "hello"?
-    "#]]).await;
-    check("delete nothing-like-it", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "delete nothing-like-it",
+        expect![[r#"
         error: there is no app "nothing-like-it" (UnknownApp)
         hint: See `skerry apps` for those there are
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -267,7 +320,8 @@ async fn a_document_is_applied_with_its_warnings_or_refused_with_every_finding()
     expect![[r#"
         app "hello" accepted
         warning: location: ignored (NoMeaningHere)
-    "#]].assert_eq(&skerry(&agent.socket, &line).await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, &line).await);
     expect![[r#"
         {
           "name": "hello",
@@ -280,19 +334,22 @@ async fn a_document_is_applied_with_its_warnings_or_refused_with_every_finding()
             }
           ]
         }
-    "#]].assert_eq(&skerry(&agent.socket, &format!("{line} --force -o json")).await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, &format!("{line} --force -o json")).await);
     fs::write(&file, "{}").unwrap();
     expect![[r#"
         error: refused, for 2 reasons
           name: the app has no name (MissingValue)
           properties.template: no template (MissingValue)
         hint: Add the key that the path names
-    "#]].assert_eq(&skerry(&agent.socket, &line).await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, &line).await);
     fs::remove_file(&file).unwrap();
     let text = skerry(&agent.socket, &line).await;
     expect![[r#"
         error: cannot read FILE: No such file or directory (os error 2)
-    "#]].assert_eq(&text.replace(&*file.to_string_lossy(), "FILE"));
+    "#]]
+    .assert_eq(&text.replace(&*file.to_string_lossy(), "FILE"));
     let expected = [
         "document Local Itself \"name: hello\" force=false",
         "document Local Itself \"name: hello\" force=true",
@@ -314,6 +371,7 @@ async fn apply_can_wait_until_the_app_runs() {
         asked.wait_for(|asked| !asked.is_empty()).await.unwrap();
         agent.publisher.statuses.send_modify(|statuses| {
             let hello = Arc::make_mut(statuses).apps.get_mut("hello").unwrap();
+            hello.digest = Some(Digest::of(b"name: hello"));
             hello.running_status = domain::status::RunningStatus::Running;
             hello.latest_ready_revision = hello.latest_revision.clone();
         });
@@ -324,7 +382,8 @@ async fn apply_can_wait_until_the_app_runs() {
         app "hello" accepted
         app "hello" runs
         warning: location: ignored (NoMeaningHere)
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
     agent.stop().await;
 }
 
@@ -347,26 +406,36 @@ async fn what_was_done_is_said_in_one_line() {
         scale target of app "hello" set
         scale target of app "hello" cleared
         app "hello" removed
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
     expect![[r#"
         run hello Stopped
         run hello Started
         scale hello "{\"maxReplicas\":3,\"minReplicas\":1}"
         scale hello ""
-        delete Local hello force=true"#]].assert_eq(&agent.asked().join("\n"));
+        delete Local hello force=true"#]]
+    .assert_eq(&agent.asked().join("\n"));
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn log_lines_stand_alone_and_a_change_of_writer_beside_them() {
-    check("logs hello", expect![[r#"
+    check(
+        "logs hello",
+        expect![[r#"
         listening on :8080
         no upstream
         ==> hello--0000001-fghij proxy <==
-    "#]]).await;
-    check("logs hello --container main --timestamps", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "logs hello --container main --timestamps",
+        expect![[r#"
         2026-11-23T01:02:03.000000001Z listening on :8080
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check("logs hello --container proxy -o json", expect![[r#"
         {"time":"2026-11-23T01:02:03.000000001Z","replica":"hello--0000001-fghij","container":"proxy","stream":"stderr","line":"no upstream"}
     "#]]).await;
@@ -380,7 +449,8 @@ async fn events_stand_in_columns_or_one_a_line() {
     expect![[r#"
         2023-11-14T22:13:21Z   RevisionCreated        hello--0000002             digest sha256:01
         2023-11-14T22:13:22Z   RevisionCreated        hello--0000002
-    "#]].assert_eq(&skerry(&agent.socket, "events").await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, "events").await);
     expect![[r#"
         {"id":"1","time":"2023-11-14T22:13:21Z","app":"hello","revision":"hello--0000002","replica":"","reason":"RevisionCreated","message":"digest sha256:01"}
         {"id":"2","time":"2023-11-14T22:13:22Z","app":"hello","revision":"hello--0000002","replica":"","reason":"RevisionCreated","message":""}
@@ -390,28 +460,35 @@ async fn events_stand_in_columns_or_one_a_line() {
 
 #[tokio::test]
 async fn images_are_listed_and_archives_imported_as_the_caller() {
-    check("images", expect![[r#"
+    check(
+        "images",
+        expect![[r#"
         IMAGE                       DIGEST                SIZE      PLATFORM         IMPORTED
         docker.io/library/hello:1   sha256:6b86b273ff34   2.5 MiB   linux/arm64/v8   yes
-    "#]]).await;
+    "#]],
+    )
+    .await;
     let agent = FakeAgent::start();
     let archive = agent.dir.path().join("image.tar");
     fs::write(&archive, vec![7; 700_000]).unwrap();
     let line = format!("images import {}", archive.display());
     expect![[r#"
         docker.io/library/of-700000-bytes:1
-    "#]].assert_eq(&skerry(&agent.socket, &line).await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, &line).await);
     fs::write(&archive, "rubbish").unwrap();
     expect![[r#"
         error: the archive is no archive (ImageCorrupt)
         hint: Pull or import it again
-    "#]].assert_eq(&skerry(&agent.socket, &line).await);
+    "#]]
+    .assert_eq(&skerry(&agent.socket, &line).await);
     // A folder opens and cannot be read: the transfer is given up, not ended.
     let line = format!("images import {}", agent.dir.path().display());
     let text = skerry(&agent.socket, &line).await;
     expect![[r#"
         error: cannot read DIR: Is a directory (os error 21)
-    "#]].assert_eq(&text.replace(&*agent.dir.path().to_string_lossy(), "DIR"));
+    "#]]
+    .assert_eq(&text.replace(&*agent.dir.path().to_string_lossy(), "DIR"));
     agent.stop().await;
 }
 
@@ -431,7 +508,8 @@ async fn the_device_is_told_with_its_troubles() {
         apps           2, 0 running
         trouble        the chain FORWARD drops (ForwardBlocked)
         hint           Allow forwarding for the interfaces sk-*
-    "#]].assert_eq(&text.replace(std::env::consts::ARCH, "ARCH"));
+    "#]]
+    .assert_eq(&text.replace(std::env::consts::ARCH, "ARCH"));
     agent.stop().await;
 }
 
