@@ -117,7 +117,6 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
 
     async fn watch(&self, request: Request<v1::AppRequest>) -> Answer<Self::WatchStream> {
         let name = request.into_inner().app;
-        self.known(&name, |_| ())?;
         let states = streams::app(self.published.statuses.clone(), name);
         Ok(Response::new(streams::until(self.stop.clone(), states)))
     }

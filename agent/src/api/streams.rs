@@ -68,7 +68,8 @@ impl Events {
     }
 }
 
-/// The state of one app, and again whenever it changes; ends when the app is gone.
+/// The state of one app, and again whenever it changes. An app that is not there yet is waited for: whoever has just
+/// applied a document may be faster than the next round. Its removal is the end.
 pub(super) fn app(
     mut statuses: watch::Receiver<Arc<Statuses>>,
     name: String,
@@ -77,9 +78,12 @@ pub(super) fn app(
     stream::unfold((statuses, name, None), |(mut statuses, name, last)| async move {
         loop {
             statuses.changed().await.ok()?;
-            let now = statuses.borrow_and_update().apps.get(&name).map(wire::app)?;
-            if last.as_ref() != Some(&now) {
-                return Some((Ok(now.clone()), (statuses, name, Some(now))));
+            let now = statuses.borrow_and_update().apps.get(&name).map(wire::app);
+            match (now, &last) {
+                (None, None) => (),
+                (None, Some(_)) => return None,
+                (Some(now), Some(last)) if now == *last => (),
+                (Some(now), _) => return Some((Ok(now.clone()), (statuses, name, Some(now)))),
             }
         }
     })

@@ -57,11 +57,11 @@ impl FakeAgent {
         let (publisher, receiving) = channels();
         publisher.statuses.send_replace(Arc::new(statuses()));
         let tasks = Tasks::default();
-        tasks.spawn_short(info_span!("loop"), answer(requests, seen));
+        tasks.spawn_short(info_span!("loop"), answer(requests, seen.clone()));
         let api = Api {
             inbox,
             published: receiving,
-            images: Shelf,
+            images: Shelf(seen.clone()),
             spool_dir: dir.path().join("state"),
             logs: Diary,
             about: About {
@@ -244,7 +244,7 @@ pub(crate) fn event(id: u64, message: &str) -> Event {
 }
 
 /// Images on a shelf: one, and those of which the archive is the name.
-struct Shelf;
+struct Shelf(watch::Sender<Vec<String>>);
 
 impl ImageStore for Shelf {
     async fn list(&self) -> Result<Vec<Image>, Trouble> {
@@ -256,6 +256,7 @@ impl ImageStore for Shelf {
 
     async fn import(&self, archive: &Path) -> Result<Vec<String>, Trouble> {
         let bytes = fs::read(archive).unwrap();
+        self.0.send_modify(|seen| seen.push(format!("import {} bytes", bytes.len())));
         match bytes.as_slice() {
             b"rubbish" => Err(Trouble {
                 reason: Reason::ImageCorrupt,
@@ -464,6 +465,10 @@ async fn an_archive_comes_whole_or_not_at_all() {
     let agent = FakeAgent::start();
     let mut client = agent.client().await;
     let part = |size| v1::ImagesImportRequest { part: vec![7; size] };
+    // A caller who leaves in the middle has imported nothing.
+    let half = stream::iter([part(300_000)]).chain(stream::pending());
+    let given_up = tokio::time::timeout(Duration::from_millis(50), client.images_import(half));
+    given_up.await.unwrap_err();
     let parts = stream::iter([part(300_000), part(300_000)]);
     let names = client.images_import(parts).await.unwrap().into_inner().names;
     assert_eq!(names, ["docker.io/library/of-600000-bytes:1"]);
@@ -471,6 +476,7 @@ async fn an_archive_comes_whole_or_not_at_all() {
     let rubbish = v1::ImagesImportRequest { part: b"rubbish".to_vec() };
     let status = client.images_import(stream::iter([rubbish])).await.unwrap_err();
     assert_eq!(status.message(), "ImageCorrupt: the archive is no archive");
+    assert_eq!(agent.asked(), ["import 600000 bytes", "import 7 bytes"]);
     // Nothing is left behind.
     assert_eq!(fs::read_dir(agent.dir.path().join("state")).unwrap().count(), 0);
     agent.stop().await;

@@ -14,7 +14,7 @@ const DEFAULT_SOCKET: &str = "/run/skerry/agent.sock";
 #[command(name = "skerry", version, disable_help_subcommand = true)]
 pub(super) struct Args {
     /// The agent's socket
-    #[arg(long, global = true, value_name = "PATH", env = "SKERRY_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", env = "SKERRY_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
     pub(super) socket: PathBuf,
     /// How to print answers
     #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value = "table")]

@@ -1,9 +1,11 @@
 //! The commands, one function or one arm each.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use domain::model::Digest;
 use skerry_proto::v1;
 use tokio::task;
 
@@ -133,6 +135,8 @@ async fn apply(
     request: v1::ApplyRequest,
     wait: bool,
 ) -> Result<(), CliError> {
+    let digest = Digest::of(&request.document).to_string();
+    let before = if wait { digests(agent).await? } else { BTreeMap::new() };
     let reply = agent.apply(brief(request)).await?.into_inner();
     if output == Format::Table {
         for warning in &reply.warnings {
@@ -142,7 +146,17 @@ async fn apply(
     console.answer(output, &reply, |reply| {
         format!("app {:?} {}\n", reply.name, if reply.changed { "accepted" } else { "unchanged" })
     })?;
-    if wait { follow::settled(agent, console, &reply.name).await } else { Ok(()) }
+    if !wait {
+        return Ok(());
+    }
+    let stale = before.get(&reply.name).filter(|before| reply.changed && **before != digest);
+    follow::settled(agent, console, &reply.name, stale.map(String::as_str)).await
+}
+
+/// The digest of every app's document.
+async fn digests(agent: &mut Agent) -> Result<BTreeMap<String, String>, CliError> {
+    let reply = agent.apps(brief(v1::AppsRequest {})).await?.into_inner();
+    Ok(reply.apps.into_iter().map(|app| (app.app, app.digest)).collect())
 }
 
 async fn run_app(

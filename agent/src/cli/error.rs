@@ -89,12 +89,13 @@ fn findings(findings: &[v1::Finding]) -> String {
     text
 }
 
-/// `path: message (Reason)`.
+/// `path: message (Reason)`, in one line: messages quote documents, registries and containers.
 pub(super) fn finding(finding: &v1::Finding) -> String {
-    match finding.path.as_str() {
+    let text = match finding.path.as_str() {
         "" => format!("{} ({})", finding.message, finding.reason),
         path => format!("{path}: {} ({})", finding.message, finding.reason),
-    }
+    };
+    text.replace(char::is_control, " ")
 }
 
 impl Hint for CliError {

@@ -58,7 +58,9 @@ fn explanation(reply: &v1::ExplainReply) -> String {
         let v1::Why { subject, reason, sentence, details, .. } = why;
         let details = if details.is_empty() { String::new() } else { format!(" ({details})") };
         lines.push(format!("{subject}: {reason}: {sentence}{details}"));
-        lines.extend(fix(reason).map(|fix| format!("hint: {fix}")));
+        let app = subject.split([' ']).next().unwrap_or(subject);
+        let app = app.split("--").next().unwrap_or(app);
+        lines.extend(fix(reason, app).map(|fix| format!("hint: {fix}")));
     }
     let printable = |line: &String| line.replace(char::is_control, " ") + "\n";
     lines.iter().map(printable).collect()

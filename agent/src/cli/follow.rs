@@ -78,18 +78,20 @@ fn event_line(event: &v1::Event) -> String {
     format!("{}\n", format!("{time}   {reason:<20}   {subject:<24}   {message}").trim_end())
 }
 
-/// Follows an app until it runs with its newest revision ready, or has failed.
+/// Follows an app until it runs with its newest revision ready, or has failed. Nothing is concluded from the status of
+/// the document before, whose digest is `stale`.
 pub(super) async fn settled(
     agent: &mut Agent,
     console: &mut Console,
     app: &str,
+    stale: Option<&str>,
 ) -> Result<(), CliError> {
     let mut states = agent.watch(v1::AppRequest { app: app.to_owned() }).await?.into_inner();
     while let Some(state) = states.message().await? {
-        match outcome(&state) {
-            Outcome::Running => {
+        match outcome(&state, stale) {
+            Outcome::Settled(how) => {
                 console.end_progress();
-                return console.print(&format!("app {app:?} runs\n"));
+                return console.print(&format!("app {app:?} {how}\n"));
             }
             Outcome::Failed(why) => {
                 return Err(CliError::Failed { app: app.to_owned(), why });
@@ -102,19 +104,22 @@ pub(super) async fn settled(
 
 /// How far an app has come.
 enum Outcome {
-    Running,
+    Settled(&'static str),
     Failed(String),
     Open(String),
 }
 
-fn outcome(state: &v1::AppStatus) -> Outcome {
-    if let Some(error) = state.error.as_ref().filter(|error| !error.reason.is_empty()) {
+fn outcome(app: &v1::AppStatus, stale: Option<&str>) -> Outcome {
+    if stale == Some(app.digest.as_str()) {
+        return Outcome::Open(format!("{}: accepted", app.app));
+    }
+    if let Some(error) = app.error.as_ref().filter(|error| !error.reason.is_empty()) {
         return Outcome::Failed(finding(error));
     }
-    let Some(newest) = state.revisions.first() else {
-        return Outcome::Open(format!("{}: {}", state.app, state.running_status));
+    let Some(newest) = app.revisions.first() else {
+        return Outcome::Open(format!("{}: {}", app.app, app.running_status));
     };
-    let details = match (reason_of(state), newest.details.as_str()) {
+    let details = match (reason_of(app), newest.details.as_str()) {
         ("", _) => newest.running_state.clone(),
         (reason, "") => reason.to_owned(),
         (reason, details) => format!("{reason}: {details}"),
@@ -122,11 +127,11 @@ fn outcome(state: &v1::AppStatus) -> Outcome {
     if newest.phase == "RolledBack" || newest.provisioning_state == "Failed" {
         return Outcome::Failed(details);
     }
-    let ready = state.latest_ready_revision_name == newest.name;
-    match state.running_status.as_str() {
+    let ready = app.latest_ready_revision_name == newest.name;
+    match app.running_status.as_str() {
         // An app that is stopped by its owner is as asked for; waiting longer changes nothing.
-        "Stopped" => Outcome::Running,
-        "Running" | "Ready" if ready => Outcome::Running,
+        "Stopped" => Outcome::Settled("is stopped"),
+        "Running" | "Ready" if ready => Outcome::Settled("runs"),
         _ => Outcome::Open(format!("{}: {}: {details}", newest.name, newest.phase)),
     }
 }
@@ -141,7 +146,7 @@ pub(super) async fn import(
     let file = File::open(path).await.map_err(unreadable)?;
     let length = file.metadata().await.map_err(unreadable)?.len();
     let (sent, mut progress) = watch::channel(0_u64);
-    let (failed, mut failure) = oneshot::channel();
+    let (failed, failure) = oneshot::channel();
     let parts = stream::unfold((file, sent, failed), |(mut file, sent, failed)| async {
         let mut part = Vec::with_capacity(PART);
         match (&mut file).take(PART as u64).read_to_end(&mut part).await {
@@ -157,13 +162,21 @@ pub(super) async fn import(
             }
         }
     });
+    // A file that was read to its end has no failure to wait for.
+    let failure = async {
+        match failure.await {
+            Ok(error) => error,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let mut failure = std::pin::pin!(failure);
     let mut request = Request::new(parts);
     request.set_timeout(IMPORT_DEADLINE);
     let mut answer = std::pin::pin!(agent.images_import(request));
     let reply = loop {
         tokio::select! {
             reply = &mut answer => break reply,
-            Ok(error) = &mut failure => return Err(unreadable(error)),
+            error = &mut failure => return Err(unreadable(error)),
             Ok(()) = progress.changed() => {
                 let sent = *progress.borrow_and_update();
                 console.progress(&bar(path, sent, length));
@@ -206,8 +219,8 @@ mod tests {
 
     #[track_caller]
     fn check(state: &v1::AppStatus, expected: &str) {
-        let found = match outcome(state) {
-            Outcome::Running => "running".to_owned(),
+        let found = match outcome(state, Some("sha256:old")) {
+            Outcome::Settled(how) => format!("settled: {how}"),
             Outcome::Failed(why) => format!("failed: {why}"),
             Outcome::Open(progress) => format!("open: {progress}"),
         };
@@ -219,7 +232,9 @@ mod tests {
         let mut state = app("Running", "Starting");
         check(&state, "open: hello--0000002: Starting: Processing");
         state.latest_ready_revision_name = "hello--0000002".to_owned();
-        check(&state, "running");
+        check(&state, "settled: runs");
+        state.digest = "sha256:old".to_owned();
+        check(&state, "open: hello: accepted");
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub(super) fn device(reply: &DeviceReply) -> String {
     ];
     for trouble in &status.troubles {
         lines.push(("trouble", finding(trouble)));
-        lines.extend(fix(&trouble.reason).map(|fix| ("hint", fix)));
+        lines.extend(fix(&trouble.reason, "APP").map(|fix| ("hint", fix)));
     }
     lines.retain(|(_, value)| !value.is_empty());
     let mut text = String::new();
@@ -149,7 +149,7 @@ pub(super) fn tree(app: &AppStatus, now: WallTime) -> String {
     }
     if let Some(error) = app.error.as_ref().filter(|error| !error.reason.is_empty()) {
         line(&mut text, "error: ", &finding(error));
-        if let Some(fix) = fix(&error.reason) {
+        if let Some(fix) = fix(&error.reason, &app.app) {
             line(&mut text, "hint: ", &fix);
         }
     }
@@ -186,7 +186,7 @@ fn of_revision(text: &mut String, revision: &RevisionStatus, branch: &Branch) {
     if revision.active && !revision.image.is_empty() {
         line(text, below, &format!("image {}", revision.image));
     }
-    why(text, below, &revision.reason, &revision.details);
+    why(text, below, &revision.name, &revision.reason, &revision.details);
     let last = revision.replica_list.len().saturating_sub(1);
     for (n, replica) in revision.replica_list.iter().enumerate() {
         of_replica(text, replica, below, &Branch::new(n == last));
@@ -205,17 +205,24 @@ fn of_replica(text: &mut String, replica: &ReplicaStatus, above: &str, branch: &
         n => format!("  {n} restarts"),
     };
     line(text, &format!("{above}{}", branch.head), &format!("{}{restarts}", words.join("  ")));
-    why(text, &format!("{above}{}", branch.below), &replica.reason, &replica.details);
+    why(
+        text,
+        &format!("{above}{}", branch.below),
+        &replica.name,
+        &replica.reason,
+        &replica.details,
+    );
 }
 
-/// The reason, the details and the fix, where there is a reason.
-fn why(text: &mut String, indent: &str, reason: &str, details: &str) {
+/// The reason, the details and the fix, where there is a reason. `name` is that of a revision or replica.
+fn why(text: &mut String, indent: &str, name: &str, reason: &str, details: &str) {
+    let app = name.split("--").next().unwrap_or(name);
     match (reason, details) {
         ("", _) => return,
         (reason, "") => line(text, indent, reason),
         (reason, details) => line(text, indent, &format!("{reason}: {details}")),
     }
-    if let Some(fix) = fix(reason) {
+    if let Some(fix) = fix(reason, app) {
         line(text, indent, &format!("hint: {fix}"));
     }
 }
@@ -226,10 +233,16 @@ fn line(text: &mut String, start: &str, rest: &str) {
     writeln!(text, "{start}{}", rest.trim_end()).expect("a string takes all text");
 }
 
-/// What to do about it, unless it is nothing.
-pub(super) fn fix(reason: &str) -> Option<String> {
+/// What to do about it, unless it is nothing; commands in it name the app, so that they can be copied.
+pub(super) fn fix(reason: &str, app: &str) -> Option<String> {
     let fix = reason.parse::<Reason>().ok()?.fix();
-    (fix != "Nothing to do.").then(|| fix.trim_end_matches('.').to_owned())
+    let named = || {
+        let logs = format!("`skerry logs {app}`");
+        let explain = format!("`skerry explain {app}`");
+        let fix = fix.replace("APP", app);
+        fix.replace("`skerry logs`", &logs).replace("`skerry explain`", &explain)
+    };
+    (fix != "Nothing to do.").then(|| named().trim_end_matches('.').to_owned())
 }
 
 /// The reason that a list has room for: the document's, else the newest revision's, else one of its replicas'.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use domain::model::WallTime;
+use domain::model::{Digest, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use expect_test::{Expect, expect};
@@ -99,7 +99,7 @@ fn help_names_every_command() {
           completions  Print a completion script
 
         Options:
-              --socket <PATH>    The agent's socket [env: SKERRY_SOCKET=] [default: /run/skerry/agent.sock]
+              --socket <PATH>    The agent's socket [env: SKERRY_SOCKET] [default: /run/skerry/agent.sock]
           -o, --output <FORMAT>  How to print answers [default: table] [possible values: table, json, yaml]
           -h, --help             Print help (see more with '--help')
           -V, --version          Print version
@@ -136,6 +136,30 @@ fn the_agent_is_handed_on_with_what_it_was_told() {
     assert_eq!(agent.config, Path::new("/etc/skerry/agent.toml"));
 }
 
+#[test]
+fn exit_codes_tell_a_wrong_command_line_from_a_failure() {
+    let code = |args: &[&str]| {
+        let Invocation::Done(code) = start(args.iter().map(OsString::from)) else {
+            panic!("no agent was asked for")
+        };
+        code
+    };
+    assert_eq!(code(&["skerry", "--version"]), ExitCode::SUCCESS);
+    assert_eq!(code(&["skerry", "explain", "OOMKilled"]), ExitCode::SUCCESS);
+    assert_eq!(code(&["skerry", "no-such-command"]), ExitCode::from(2));
+    assert_eq!(code(&["skerry", "--socket", "/nowhere/agent.sock", "apps"]), ExitCode::FAILURE);
+}
+
+#[tokio::test]
+async fn a_broken_document_does_not_pass_the_check() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("app.yaml");
+    fs::write(&file, "name: [hello").unwrap();
+    let text = skerry(Path::new("/nowhere"), &format!("check {}", file.display())).await;
+    let expected = format!("error: {} is not a document that the agent would take", file.display());
+    assert_eq!(text.lines().last(), Some(expected.as_str()), "{text}");
+}
+
 #[tokio::test]
 async fn apps_stand_in_columns() {
     check("apps", expect![[r#"
@@ -150,22 +174,22 @@ async fn an_app_is_a_tree_with_reasons_and_hints_where_they_belong() {
     check(
         "show hello",
         expect![[r#"
-        hello  Progressing, generation 3, by mqtt, 3m ago
-          http://hello.local
-          http://hello.default.pi-1.internal
-        ├─ hello--0000002  Activating  0/1 ready  0 % traffic  Starting
-        │  image docker.io/library/hello:2@sha256:4567
-        │  ProbeFailed: GET :8080/ answered 500
-        │  hint: Read the details: the probe and what it got
-        │  └─ hello--0000002-abcde  NotRunning  not ready  10.213.0.7  3 restarts
-        │     CrashLoopBackOff: container main exited with code 1  [2J
-        │     hint: See `skerry logs`; the wait ends by itself
-        └─ hello--0000001  Running  2/2 ready  100 % traffic  Committed  label blue
-           image docker.io/library/hello:1@sha256:0123
-           ├─ hello--0000001-klmno  Running  ready  10.213.0.6
-           └─ hello--0000001-fghij  Running  ready  10.213.0.5
-        warning: location: ignored (NoMeaningHere)
-    "#]],
+            hello  Progressing, generation 3, by mqtt, 3m ago
+              http://hello.local
+              http://hello.default.pi-1.internal
+            ├─ hello--0000002  Activating  0/1 ready  0 % traffic  Starting
+            │  image docker.io/library/hello:2@sha256:4567
+            │  ProbeFailed: GET :8080/ answered 500
+            │  hint: Read the details: the probe and what it got
+            │  └─ hello--0000002-abcde  NotRunning  not ready  10.213.0.7  3 restarts
+            │     CrashLoopBackOff: container main exited with code 1  [2J
+            │     hint: See `skerry logs hello`; the wait ends by itself
+            └─ hello--0000001  Running  2/2 ready  100 % traffic  Committed  label blue
+               image docker.io/library/hello:1@sha256:0123
+               ├─ hello--0000001-klmno  Running  ready  10.213.0.6
+               └─ hello--0000001-fghij  Running  ready  10.213.0.5
+            warning: location: ignored (NoMeaningHere)
+        "#]],
     )
     .await;
 }
@@ -214,15 +238,15 @@ async fn an_explanation_says_what_is_wrong_and_what_to_do() {
         hello--0000002: ProbeFailed: A probe does not succeed. (GET :8080/ answered 500)
         hint: Read the details: the probe and what it got
         hello--0000002-abcde: CrashLoopBackOff: The container exits again and again; the next start waits. (container main exited with code 1  [2J)
-        hint: See `skerry logs`; the wait ends by itself
+        hint: See `skerry logs hello`; the wait ends by itself
     "#]]).await;
     check(
         "explain shop",
         expect![[r#"
-        shop is Stopped, no replica
-        shop: AppStopped: The app is stopped.
-        hint: Start it: skerry start APP
-    "#]],
+            shop is Stopped, no replica
+            shop: AppStopped: The app is stopped.
+            hint: Start it: skerry start shop
+        "#]],
     )
     .await;
 }
@@ -347,6 +371,7 @@ async fn apply_can_wait_until_the_app_runs() {
         asked.wait_for(|asked| !asked.is_empty()).await.unwrap();
         agent.publisher.statuses.send_modify(|statuses| {
             let hello = Arc::make_mut(statuses).apps.get_mut("hello").unwrap();
+            hello.digest = Some(Digest::of(b"name: hello"));
             hello.running_status = domain::status::RunningStatus::Running;
             hello.latest_ready_revision = hello.latest_revision.clone();
         });

@@ -92,3 +92,34 @@ fn matters(event: &Event, dir: &Path) -> bool {
     let near = |path: &PathBuf| dir.starts_with(path) || path.starts_with(dir);
     changes && (event.paths.is_empty() || event.paths.iter().any(near))
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, ModifyKind, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: EventKind, path: &str, expected: bool) {
+        let event = Event::new(kind).add_path(path.into());
+        assert_eq!(matters(&event, Path::new("/etc/skerry/apps.d")), expected, "{event:?}");
+    }
+
+    #[test]
+    fn reading_wakes_nobody_and_writing_does() {
+        let file = "/etc/skerry/apps.d/a.yaml";
+        check(EventKind::Access(AccessKind::Open(AccessMode::Any)), file, false);
+        check(EventKind::Access(AccessKind::Close(AccessMode::Read)), file, false);
+        check(EventKind::Access(AccessKind::Close(AccessMode::Write)), file, true);
+        check(EventKind::Modify(ModifyKind::Name(RenameMode::To)), file, true);
+        check(EventKind::Remove(RemoveKind::File), file, true);
+    }
+
+    #[test]
+    fn what_happens_beside_the_folder_wakes_nobody() {
+        check(EventKind::Create(CreateKind::Folder), "/etc/skerry", true);
+        check(EventKind::Create(CreateKind::Folder), "/etc/skerry/apps.d", true);
+        check(EventKind::Create(CreateKind::File), "/etc/skerry/agent.toml", false);
+        check(EventKind::Create(CreateKind::Folder), "/etc/skerry/apps.d.old", false);
+    }
+}
