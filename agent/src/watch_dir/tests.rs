@@ -207,14 +207,31 @@ async fn a_folder_that_does_not_exist_removes_nothing_and_is_found_when_it_comes
 
 #[tokio::test]
 async fn a_folder_that_goes_away_removes_nothing() {
-    let mut world = World::new(&[("a.yaml", "name: a")]);
-    world.expect(&["apply name: a"]).await;
-    let aside = world.parent.path().join("aside");
-    fs::rename(world.path(""), &aside).unwrap();
-    fs::write(aside.join("b.yaml"), "name: b").unwrap();
-    fs::rename(&aside, world.path("")).unwrap();
-    world.expect(&["apply name: a", "apply name: b"]).await;
-    world.end().await;
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("apps.d");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), "name: a").unwrap();
+    let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
+    let (seen, asked) = watch::channel(Vec::new());
+    let (_publisher, Published { statuses, device, .. }) = channels();
+    let (known, orphans) = (Known::default(), Orphans::Unknown);
+    let mut watcher = Watcher { dir: dir.clone(), inbox, statuses, device, known, orphans };
+    let tasks = Tasks::default();
+    tasks.spawn_short(info_span!("loop"), answer(requests, seen));
+
+    let mut rests = vec![watcher.round().await.ok()];
+    let aside = parent.path().join("aside");
+    fs::rename(&dir, &aside).unwrap();
+    rests.push(watcher.round().await.ok());
+    assert_eq!(*asked.borrow(), ["apply name: a"]);
+    // It is the same as before when it is back; only what is gone from it then is gone.
+    fs::rename(&aside, &dir).unwrap();
+    rests.push(watcher.round().await.ok());
+    assert_eq!(*asked.borrow(), ["apply name: a"]);
+    fs::remove_file(dir.join("a.yaml")).unwrap();
+    rests.push(watcher.round().await.ok());
+    assert_eq!(*asked.borrow(), ["apply name: a", "delete a"]);
+    assert_eq!(rests, [Some(Rest::Done); 4]);
 }
 
 #[tokio::test]

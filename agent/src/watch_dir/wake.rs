@@ -122,4 +122,21 @@ mod tests {
         check(EventKind::Create(CreateKind::File), "/etc/skerry/agent.toml", false);
         check(EventKind::Create(CreateKind::Folder), "/etc/skerry/apps.d.old", false);
     }
+
+    #[tokio::test]
+    async fn a_folder_that_comes_into_being_wakes_and_so_does_what_stands_above_it() {
+        let top = tempfile::TempDir::new().unwrap();
+        let dir = top.path().join("skerry/apps.d");
+        for made in [top.path().join("skerry"), dir.clone(), dir.join("a.yaml")] {
+            let wake = Wake::on(&dir);
+            assert!(!wake.is_blind());
+            if made.ends_with("a.yaml") {
+                std::fs::write(&made, "name: a").unwrap();
+            } else {
+                std::fs::create_dir(&made).unwrap();
+            }
+            let woken = time::timeout(Duration::from_secs(20), wake.quiet_after_change());
+            woken.await.unwrap();
+        }
+    }
 }
