@@ -38,5 +38,6 @@ pub mod probe;
 pub mod sled_store;
 pub mod watch_dir;
 
-// The command line.
+// The process and the command line.
+pub mod agent;
 pub mod cli;

@@ -122,6 +122,8 @@ struct Nets {
     /// What the rules were last made for; none before the first time.
     settled: Option<BTreeSet<EnvironmentName>>,
     settling: bool,
+    /// What stood before was looked at.
+    seen: bool,
     retry_at: Moment,
     trouble: Option<Trouble>,
     /// What stands in the way without stopping anything.

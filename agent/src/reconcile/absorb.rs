@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use domain::model::{ReplicaName, RevisionName};
+use domain::model::{EnvironmentName, ReplicaName, RevisionName};
 use domain::plan::Doing;
 use domain::reason::Reason;
 use domain::replica::{ContainerState, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
 use domain::state::Changes;
 use domain::status::Phase;
+use ipnet::Ipv4Net;
 use tracing::{info, warn};
 
 use super::{Outcome, RESYNC, RETRY, Reconciler};
@@ -53,7 +54,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 }
                 self.see(begun, replicas, network);
             }
-            (Err(error), _) => self.cannot_look(error.trouble()),
+            (Err(error), Ok(network)) => {
+                self.adopt_networks(network.environments);
+                self.cannot_look(error.trouble());
+            }
+            (Err(error), Err(_)) => self.cannot_look(error.trouble()),
             (Ok(_), Err(error)) => self.cannot_look(error.0),
         }
         if self.sight.stale {
@@ -90,15 +95,17 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         self.sight.replicas = replicas;
         self.sight.namespaces = network.namespaces;
+        self.adopt_networks(network.environments);
+    }
+
+    /// Bridges of an earlier run keep their subnets, and their apps serve before the rules are looked over. One that
+    /// went away behind our back is made anew.
+    fn adopt_networks(&mut self, seen: BTreeMap<EnvironmentName, Ipv4Net>) {
+        self.nets.seen = true;
+        let stands = |(name, subnet): (&EnvironmentName, &Ipv4Net)| seen.get(name) == Some(subnet);
         if self.nets.settled.is_none() {
-            // Bridges of an earlier run: their apps serve before the rules are looked over.
-            self.nets.subnets = network.environments;
-        } else if self
-            .nets
-            .subnets
-            .iter()
-            .any(|(name, subnet)| network.environments.get(name) != Some(subnet))
-        {
+            self.nets.subnets = seen;
+        } else if !self.nets.settling && !self.nets.subnets.iter().all(stands) {
             warn!("a bridge is gone or changed; the networks are made anew");
             self.nets.settled = None;
         }
@@ -106,10 +113,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     fn settled(
         &mut self,
-        result: Result<
-            (BTreeMap<domain::model::EnvironmentName, ipnet::Ipv4Net>, Vec<Trouble>),
-            NetworkError,
-        >,
+        result: Result<(BTreeMap<EnvironmentName, Ipv4Net>, Vec<Trouble>), NetworkError>,
     ) {
         self.nets.settling = false;
         match result {

@@ -97,7 +97,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     pub(super) fn settle(&mut self, wanted: &BTreeSet<EnvironmentName>, now: Moment) {
         let settled = self.nets.settled.as_ref() == Some(wanted);
         let waits = self.nets.trouble.is_some() && now < self.nets.retry_at;
-        if settled || self.nets.settling || waits {
+        // Before the first look a bridge that stands would be given another subnet.
+        if settled || self.nets.settling || waits || !self.nets.seen {
             return;
         }
         self.nets.settling = true;

@@ -176,7 +176,8 @@ fn a_new_epoch_is_another_checkup_and_being_adopted_is_not() {
 
 #[test]
 fn the_steady_probes_of_many_replicas_fall_on_the_same_instants() {
-    let eager = |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
+    let eager =
+        |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
     let probes = [
         eager(ProbeKind::Startup, 1),
         eager(ProbeKind::Readiness, 5),
