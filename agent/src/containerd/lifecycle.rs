@@ -1,9 +1,9 @@
-//! A replica's containers: made, started, started again, stopped. Each verb does what is left to do.
+//! A replica's containers: made, started, started again. Each verb does what is left to do; `teardown` ends them.
 //!
 //! ```text
 //!   make     record + root file system
 //!   start    init containers, each to its end ─▶ the others, in order
-//!   stop     signal ─▶ grace ─▶ kill ─▶ task, record, root file system ─▶ folders ─▶ old logs
+//!   restart  end ─▶ remove ─▶ make ─▶ start, in the same network and volumes
 //! ```
 
 use std::str::FromStr as _;
@@ -12,7 +12,6 @@ use std::time::Duration;
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use domain::document::Container;
-use domain::model::{AppName, ReplicaName};
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
 use futures_util::future::{join_all, try_join_all};
@@ -25,6 +24,7 @@ use super::image_source::{ImageConfig, ImageSource};
 use super::places::Mark;
 use super::record::{Record, Role, container_id, describe};
 use super::spec::{Ingredients, spec};
+use super::teardown::ending;
 use super::user::{self, User};
 use super::{Containerd, Shared};
 use crate::logger;
@@ -33,20 +33,14 @@ use crate::runtime::RuntimeError;
 /// ACA's default from SIGTERM to SIGKILL, for a container that is started again while it runs.
 const DEFAULT_GRACE_SECS: u32 = 30;
 
-/// A killed process is gone in milliseconds; one in an uninterruptible sleep may take the disk's time.
-const KILL_WAIT: Duration = Duration::from_secs(10);
-
 /// A shim that is just leaving is met once in a restart; more often is a failure of another kind.
 const CREATE_TRIES: u32 = 5;
 
 /// The first wait before another try, doubled each time: about a third of a second in all.
 const CREATE_WAIT: Duration = Duration::from_millis(20);
 
-/// Stopped replicas of an app whose logs are kept.
-const KEPT_LOGS: usize = 5;
-
 const SIGTERM: u32 = Signal::SIGTERM as u32;
-const SIGKILL: u32 = Signal::SIGKILL as u32;
+pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
 
 /// A container's process as it was found when it was to be made.
 enum Task {
@@ -56,12 +50,6 @@ enum Task {
     Runs,
     /// It has ended with this code.
     Ended(u32),
-}
-
-/// A container that is to end, and how it is asked to.
-struct Ending {
-    id: String,
-    signal: u32,
 }
 
 impl<I: ImageSource> Containerd<I> {
@@ -286,60 +274,6 @@ impl<I: ImageSource> Containerd<I> {
         self.make(order, container, Role::Main).await?;
         self.begin(order, container, Role::Main).await
     }
-
-    pub(super) async fn stop_all(
-        &self,
-        replica: &ReplicaName,
-        grace: Duration,
-    ) -> Result<(), RuntimeError> {
-        let Shared { calls, places, settings, .. } = &*self.shared;
-        let records = calls.containers(Some(replica), Record::of).await?;
-        let mut failures = Failures::default();
-        failures.note(self.end(records.iter().map(ending).collect(), grace).await);
-        for removed in join_all(records.iter().map(|record| self.remove(&record.id))).await {
-            failures.note(removed);
-        }
-        failures.details.extend(places.remove(replica));
-        if let Some(app) = app_of(replica) {
-            logger::prune(&settings.log_dir, &app, KEPT_LOGS, |replica| places.lives(replica));
-        }
-        failures.into_result()
-    }
-
-    /// Asks each to end, waits, and kills what is left. What has no process has ended.
-    async fn end(&self, endings: Vec<Ending>, grace: Duration) -> Result<(), RuntimeError> {
-        let calls = &self.shared.calls;
-        let each = endings.iter().map(|Ending { id, signal }| async move {
-            if !grace.is_zero() {
-                // Waiting begins before the signal goes out. A signal that cannot be sent is followed by a kill.
-                let asked = async { calls.kill(id, *signal, false).await };
-                let ended = async { tokio::try_join!(calls.wait(id), asked) };
-                if let Ok(Ok(_)) = tokio::time::timeout(grace, ended).await {
-                    return Ok(());
-                }
-            }
-            let ended = async { tokio::try_join!(calls.wait(id), calls.kill(id, SIGKILL, true)) };
-            match tokio::time::timeout(KILL_WAIT, ended).await {
-                Ok(result) => result.map(|_| ()),
-                Err(_) => Err(failure(Reason::ContainerdFailed, format!("{id} outlives a kill"))),
-            }
-        });
-        let mut failures = Failures::default();
-        for result in join_all(each).await {
-            failures.note(result);
-        }
-        failures.into_result()
-    }
-
-    /// Removes what is left of a container that has ended: task, record, root file system, in this order.
-    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        let calls = &self.shared.calls;
-        let mut failures = Failures::default();
-        failures.note(calls.delete_task(id).await);
-        failures.note(calls.delete_container(id).await);
-        failures.note(calls.remove_snapshot(id).await);
-        failures.into_result()
-    }
 }
 
 impl Shared {
@@ -354,37 +288,8 @@ impl Shared {
     }
 }
 
-/// Teardown goes on after a failure and tells all of them.
-#[derive(Default)]
-struct Failures {
-    unavailable: Option<RuntimeError>,
-    details: Vec<String>,
-}
-
-impl Failures {
-    fn note(&mut self, result: Result<(), RuntimeError>) {
-        match result {
-            Ok(()) => (),
-            Err(RuntimeError::Failed(trouble)) => self.details.push(trouble.details),
-            Err(error) => self.unavailable = Some(error),
-        }
-    }
-
-    fn into_result(self) -> Result<(), RuntimeError> {
-        match self.unavailable {
-            Some(error) => Err(error),
-            None if self.details.is_empty() => Ok(()),
-            None => Err(failure(Reason::ContainerdFailed, self.details.join("; "))),
-        }
-    }
-}
-
-fn failure(reason: Reason, details: String) -> RuntimeError {
+pub(super) fn failure(reason: Reason, details: String) -> RuntimeError {
     RuntimeError::Failed(Trouble { reason, details })
-}
-
-fn ending(record: &Record) -> Ending {
-    Ending { id: record.id.clone(), signal: record.facts.stop_signal }
 }
 
 fn found(task: Option<containerd_client::types::v1::Process>) -> Option<Task> {
@@ -413,11 +318,6 @@ fn stop_signal(text: &str) -> u32 {
         return if offset <= 30 { 34 + offset } else { SIGTERM };
     }
     Signal::from_str(&name).map_or(SIGTERM, |signal| signal as u32)
-}
-
-/// The app in a replica's name: all before the two dashes, which no app's name has.
-fn app_of(replica: &ReplicaName) -> Option<AppName> {
-    replica.as_str().split_once("--")?.0.parse().ok()
 }
 
 #[cfg(test)]

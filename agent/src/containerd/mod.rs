@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   mod        the port `Runtime`, settings          calls      one function per call
-//!   lifecycle  make, start, restart, stop            record     labels and facts ↔ our words
+//!   lifecycle  make, start, restart                  record     labels and facts ↔ our words
+//!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
 //!   observe    records and tasks → replicas          spec       image + document → OCI specification
 //!   watch      events → a pulse                      places     volumes, files in /etc, marks
 //! ```
@@ -25,6 +26,7 @@ mod seccomp;
 mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
+mod teardown;
 mod user;
 mod watch;
 

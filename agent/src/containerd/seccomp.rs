@@ -80,11 +80,10 @@ process_mrelease remap_file_pages
 
 capget capset execve execveat exit exit_group fork getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups
 getgroups32 getpgid getpgrp getpid getppid getresgid getresgid32 getresuid getresuid32 getsid gettid getuid getuid32
-kcmp pidfd_open pidfd_send_signal prctl arch_prctl modify_ldt process_vm_readv process_vm_writev ptrace setfsgid
+pidfd_open pidfd_send_signal prctl arch_prctl modify_ldt process_vm_readv process_vm_writev ptrace setfsgid
 setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setpgid setregid setregid32 setresgid
 setresgid32 setresuid setresuid32 setreuid setreuid32 setsid setuid setuid32 set_thread_area get_thread_area
-set_tid_address set_tls vfork wait4 waitid waitpid pidfd_getfd riscv_flush_icache breakpoint cacheflush
-arm_fadvise64_64
+set_tid_address set_tls vfork wait4 waitid waitpid riscv_flush_icache riscv_hwprobe breakpoint cacheflush
 
 futex futex_requeue futex_time64 futex_wait futex_waitv futex_wake get_robust_list set_robust_list restart_syscall
 rseq sched_yield uretprobe

@@ -88,6 +88,51 @@ fn what_could_not_be_written_is_counted_and_told() {
     assert_eq!(lines.len(), 2);
 }
 
+/// A file system of 64 KiB, as long as it is held.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn mounted() -> Option<Self> {
+        let folder = tempfile::Builder::new().prefix("skreplicas").tempdir().unwrap();
+        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        let mounted =
+            nix::mount::mount(none, folder.path(), Some("tmpfs"), flags, Some("size=64k"));
+        mounted.ok().map(|()| Self(folder))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount(self.0.path());
+    }
+}
+
+#[test]
+fn a_full_disk_costs_lines_but_no_half_ones() {
+    let Some(tiny) = Tiny::mounted() else {
+        println!("skipped: mounting needs root");
+        return;
+    };
+    let ballast = tiny.0.path().join("ballast");
+    fs::write(&ballast, vec![0; 32 << 10]).unwrap();
+    let order = order(tiny.0.path(), 1 << 20, 2);
+    let mut sink = Sink::open(&order);
+    let line = record(1, &"x".repeat(150));
+    for _ in 0..500 {
+        sink.write(line.as_bytes(), 1);
+    }
+    fs::remove_file(ballast).unwrap();
+    sink.write(line.as_bytes(), 1);
+    let text = fs::read_to_string(&order.path).unwrap();
+    let (told, whole): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.contains("skerry:"));
+    assert!(whole.iter().all(|whole| *whole == line.trim_end()), "{text}");
+    let dropped = 501 - whole.len();
+    assert!(300 < dropped, "{dropped}");
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains(&format!("{dropped} lines were dropped: No space left")), "{told:?}");
+}
+
 #[test]
 fn a_record_that_was_cut_short_does_not_run_into_the_next() {
     let folder = tempfile::tempdir().unwrap();

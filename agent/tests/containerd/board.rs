@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use containerd_client::services::v1::CreateTaskRequest;
+use containerd_client::services::v1::snapshots::MountsRequest;
 use domain::document::{Container, Template};
 use domain::model::{Digest, ReplicaName};
 use domain::reason::Reason;
@@ -66,7 +68,7 @@ impl Board {
             return None;
         }
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("wtrep-{}-{n}", std::process::id());
+        let namespace = format!("skreplicas-{}-{n}", std::process::id());
         let dir = PathBuf::from(format!("/tmp/{namespace}"));
         fs::create_dir_all(dir.join("opt")).unwrap();
         let config = format!(
@@ -209,6 +211,20 @@ impl Board {
         Containerd::new(self.connection(), settings, OneImage(image), Clock::default())
     }
 
+    /// Does the first half of a start.
+    pub(crate) async fn make_task(&self, id: &str) {
+        let connection = self.connection();
+        let client = connection.client().await.unwrap();
+        let mounts = MountsRequest { snapshotter: "overlayfs".to_owned(), key: id.to_owned() };
+        let mounts = client.snapshots().mounts(connection.request(mounts)).await.unwrap();
+        let task = CreateTaskRequest {
+            container_id: id.to_owned(),
+            rootfs: mounts.into_inner().mounts,
+            ..CreateTaskRequest::default()
+        };
+        client.tasks().create(connection.request(task)).await.unwrap();
+    }
+
     pub(crate) fn log_dir(&self) -> PathBuf {
         self.dir.join("run/logs")
     }
@@ -234,7 +250,7 @@ impl Board {
             ],
             secrets: BTreeMap::new(),
             place: Place {
-                bridge: "wtrep".to_owned(),
+                bridge: "skreplicas".to_owned(),
                 subnet: "10.247.0.0/24".parse().unwrap(),
                 gateway: [10, 247, 0, 1].into(),
                 address: [10, 247, 0, 5].into(),

@@ -468,6 +468,28 @@ async fn a_container_whose_shim_died_has_ended_and_can_be_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_left_between_making_and_starting_is_taken_up_where_it_was() {
+    let Some(board) = Board::new().await else { return };
+    let containerd = board.containerd();
+    for (n, starts) in [(1, true), (2, false)] {
+        let order = board.order(n, vec![sh("main", "exec sleep 999")]);
+        containerd.create(&order).await.unwrap();
+        let ids = board.listed(&["containers", "ls", "-q"]);
+        assert_eq!(ids.len(), 1);
+        board.make_task(&ids[0]).await;
+        assert_eq!(state(&containerd, &order, "main").await, Some(ContainerState::Created));
+        if starts {
+            containerd.start(&order).await.unwrap();
+            let running = state(&containerd, &order, "main").await;
+            assert!(matches!(running, Some(ContainerState::Running { .. })));
+        }
+        containerd.stop(&order.replica, Duration::from_millis(100)).await.unwrap();
+        assert!(board.listed(&["containers", "ls", "-q"]).is_empty());
+    }
+    until("no shim is left", async || board.shims().is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_is_a_pulse_and_so_is_containerds_return() {
     let Some(board) = Board::new().await else { return };
     board.kill_daemon();
