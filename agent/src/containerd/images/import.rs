@@ -125,12 +125,11 @@ impl Images {
         let content = Content(leased.clone());
         for (layer, extent) in &parcel.layers {
             let ingest = format!("skerry-import-{}", layer.digest);
-            if let Blob::Missing(writer) = content.open(&ingest, layer).await? {
-                let carried = reader.carry(*extent, *writer).await;
-                if carried.is_err() {
-                    content.abort(&ingest).await?;
-                }
-                carried?;
+            if let Blob::Missing(mut writer) = content.open(&ingest, layer).await?
+                && let Err(error) = reader.carry(*extent, &mut writer).await
+            {
+                content.abort(*writer).await;
+                return Err(error);
             }
         }
         let imported = (IMPORTED.to_owned(), "archive".to_owned());
@@ -322,26 +321,29 @@ impl ArchiveReader {
     }
 
     /// Brings a layer to the store.
-    async fn carry(&mut self, extent: Extent, mut writer: Ingest) -> Result<(), RuntimeError> {
+    async fn carry(&mut self, extent: Extent, writer: &mut Ingest) -> Result<(), RuntimeError> {
         let done = writer.offset().min(extent.size);
         let rest = Extent { offset: extent.offset + done, size: extent.size - done };
         // Two: one piece is read while the other is written.
-        let (pieces, mut arriving) = mpsc::channel::<Bytes>(2);
+        let (pieces, arriving) = mpsc::channel::<Bytes>(2);
         let reading = self.with(move |archive| {
             archive.stream(rest, |piece| match pieces.blocking_send(piece) {
                 Ok(()) => Flow::Go,
                 Err(_) => Flow::Stop,
             })
         });
-        let writing = async move {
+        let writing = async {
+            // Moved in: a reader whose pieces nobody takes stops.
+            let mut arriving = arriving;
             while let Some(piece) = arriving.recv().await {
                 writer.write(&piece).await?;
             }
-            Ok(writer)
+            Ok(())
         };
         let (read, written) = tokio::join!(reading, writing);
         read?;
-        written?.commit(BTreeMap::new()).await.map(drop)
+        written?;
+        writer.commit(BTreeMap::new()).await.map(drop)
     }
 
     fn find(&self, name: &str) -> Option<Extent> {

@@ -167,10 +167,11 @@ async fn a_damaged_blob_is_refused_and_leaves_nothing() {
     let Some(containerd) = PrivateContainerd::start().await else { return };
     let images = images(&containerd, &[]);
     let sample = Sample::here("damaged");
-    let (layer, _) = sample.blob(OCI_LAYER);
+    // The upper of two, so that something came before it.
+    let (layer, _) = &sample.blobs[1];
     let mut files = sample.oci_files(&json!({ NAME: "docker.io/library/hello:1" }));
     let damaged = files.iter_mut().find(|(name, _)| name.contains(&layer.digest.hex())).unwrap();
-    damaged.1[600_000] ^= 1;
+    damaged.1[513] ^= 1;
     let path = archive(containerd.dir(), "a.tar", &files);
     let words = [layer.digest.to_string()];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
