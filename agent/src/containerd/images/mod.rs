@@ -15,6 +15,7 @@ mod content;
 mod import;
 mod manifest;
 mod name;
+mod parcel;
 mod platform;
 mod pull;
 mod records;
