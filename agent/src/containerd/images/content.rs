@@ -11,6 +11,7 @@ use domain::reason::Reason;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::manifest::{Descriptor, Documents, MAX_DOCUMENT};
 use super::trouble;
@@ -21,6 +22,9 @@ use crate::runtime::RuntimeError;
 const PIECE: usize = 256 << 10;
 /// For one answer while a blob is written. The last comes after the whole blob is on the disk.
 const ANSWER: Duration = Duration::from_mins(5);
+
+/// For containerd to close a file.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// The content store, as one lease (or none) sees it.
 #[derive(Debug, Clone)]
@@ -95,30 +99,36 @@ impl Content {
         Ok(Blob::Missing(Box::new(ingest)))
     }
 
-    /// Throws away what was written under this name and not committed.
-    pub(super) async fn abort(&self, ingest: &str) -> Result<(), RuntimeError> {
-        let request = self.0.request(services::AbortRequest { r#ref: ingest.to_owned() });
-        match self.0.client().await?.content().abort(request).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(failed("abort a write", &status)),
+    /// Throws away what has come of a blob.
+    pub(super) async fn abort(&self, ingest: Ingest) {
+        let request = services::AbortRequest { r#ref: ingest.head.r#ref.clone() };
+        // While the stream is open, containerd holds on to the files.
+        ingest.close().await;
+        let aborted = match self.0.client().await {
+            Ok(client) => client.content().abort(self.0.request(request)).await.map(drop),
+            Err(_) => Ok(()),
+        };
+        if let Err(status) = aborted {
+            debug!(%status, "an unfinished blob stays until the next try or the end of its lease");
         }
     }
 
     /// Writes a small blob, and sets its labels also where it was there before.
     pub(super) async fn put(
         &self,
-        ingest: &str,
         blob: &Descriptor,
         bytes: &[u8],
         labels: BTreeMap<String, String>,
     ) -> Result<(), RuntimeError> {
-        if let Blob::Missing(mut writer) = self.open(ingest, blob).await? {
-            // Another namespace may have it, and then nothing is left to send but the commit.
-            let done = usize::try_from(writer.offset()).unwrap_or(usize::MAX);
-            writer.write(bytes.get(done..).unwrap_or_default()).await?;
-            if writer.commit(labels.clone()).await? == Committed::Now {
-                return Ok(());
+        let name = format!("skerry-document-{}", blob.digest);
+        if let Blob::Missing(mut ingest) = self.open(&name, blob).await? {
+            match ingest.write_rest(bytes, labels.clone()).await {
+                Ok(Committed::Now) => return Ok(()),
+                Ok(Committed::Before) => (),
+                Err(error) => {
+                    self.abort(*ingest).await;
+                    return Err(error);
+                }
             }
         }
         self.label(&blob.digest, labels).await
@@ -198,13 +208,38 @@ impl Ingest {
     }
 
     /// Sends on what has come, for a later try to go on from.
-    pub(super) async fn keep(mut self) -> Result<(), RuntimeError> {
-        self.flush().await
+    pub(super) async fn keep(mut self) {
+        if let Err(error) = self.flush().await {
+            debug!(%error, "the last piece will have to come again");
+        }
+        self.close().await;
+    }
+
+    /// Waits until containerd has let go of the blob.
+    async fn close(self) {
+        let Self { requests, mut answers, .. } = self;
+        drop(requests);
+        let closed = timeout(CLOSE, async { while let Ok(Some(_)) = answers.message().await {} });
+        if closed.await.is_err() {
+            debug!("containerd does not let go of a blob");
+        }
+    }
+
+    /// Of the whole `bytes`, what is not there yet, and the commit.
+    async fn write_rest(
+        &mut self,
+        bytes: &[u8],
+        labels: BTreeMap<String, String>,
+    ) -> Result<Committed, RuntimeError> {
+        // Another namespace may have it, and then nothing is left to send but the commit.
+        let done = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        self.write(bytes.get(done..).unwrap_or_default()).await?;
+        self.commit(labels).await
     }
 
     /// Verifies length and digest, and makes the blob part of the store.
     pub(super) async fn commit(
-        mut self,
+        &mut self,
         labels: BTreeMap<String, String>,
     ) -> Result<Committed, RuntimeError> {
         self.flush().await?;

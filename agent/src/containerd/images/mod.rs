@@ -15,6 +15,7 @@ mod content;
 mod import;
 mod manifest;
 mod name;
+mod parcel;
 mod platform;
 mod pull;
 mod records;
@@ -253,18 +254,10 @@ impl Images {
         labels: Labels,
     ) -> Result<(), RuntimeError> {
         let content = Content(leased.clone());
-        let write = async |blob: &Descriptor, bytes: &[u8], labels: BTreeMap<String, String>| {
-            let ingest = format!("skerry-document-{}", blob.digest);
-            let written = content.put(&ingest, blob, bytes, labels).await;
-            if written.is_err() {
-                content.abort(&ingest).await?;
-            }
-            written
-        };
         let manifest = &image.manifest;
         let chain = format!("containerd.io/gc.ref.snapshot.{}", self.snapshotter);
         let keeps = BTreeMap::from([(chain, image.config.chain_id.clone())]);
-        write(&manifest.config, &image.config_bytes, keeps).await?;
+        content.put(&manifest.config, &image.config_bytes, keeps).await?;
         let reference =
             |key: String, digest| (format!("containerd.io/gc.ref.content.{key}"), digest);
         let layers = manifest.layers.iter().enumerate();
@@ -273,7 +266,7 @@ impl Images {
             .chain([reference("config".to_owned(), manifest.config.digest.to_string())])
             .collect();
         for (blob, bytes) in image.documents.iter().rev() {
-            write(blob, bytes, keeps).await?;
+            content.put(blob, bytes, keeps).await?;
             keeps = BTreeMap::from([reference("m.0".to_owned(), blob.digest.to_string())]);
         }
         self.unpack(leased, image).await?;

@@ -115,11 +115,15 @@ async fn fetch(
 ) -> Result<(), RuntimeError> {
     let content = Content(leased.clone());
     let ingest = format!("skerry-pull-{}", layer.digest);
-    let Blob::Missing(writer) = content.open(&ingest, layer).await? else { return Ok(()) };
-    let fetched = stream(registry, layer, *writer).await;
-    if let Err(RuntimeError::Failed(Trouble { reason: Reason::ImageCorrupt, .. })) = &fetched {
-        // What came is wrong, so going on with it would never end well.
-        content.abort(&ingest).await?;
+    let Blob::Missing(mut writer) = content.open(&ingest, layer).await? else { return Ok(()) };
+    let fetched = stream(registry, layer, &mut writer).await;
+    match &fetched {
+        Ok(()) | Err(RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_)) => (),
+        Err(RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, .. })) => {
+            writer.keep().await;
+        }
+        // What came is wrong, or cannot be kept: to go on with it would never end well.
+        Err(RuntimeError::Failed(_)) => content.abort(*writer).await,
     }
     fetched
 }
@@ -127,20 +131,13 @@ async fn fetch(
 async fn stream(
     registry: &Registry,
     layer: &Descriptor,
-    mut writer: Ingest,
+    writer: &mut Ingest,
 ) -> Result<(), RuntimeError> {
     if writer.offset() < layer.size {
         let asked = registry.blob(&layer.digest, writer.offset()).await;
         let mut pieces = asked.map_err(Refusal::into_error)?;
-        loop {
-            match pieces.next().await {
-                Ok(Some(piece)) => writer.write(&piece).await?,
-                Ok(None) => break,
-                Err(refusal) => {
-                    writer.keep().await?;
-                    return Err(refusal.into_error());
-                }
-            }
+        while let Some(piece) = pieces.next().await.map_err(Refusal::into_error)? {
+            writer.write(&piece).await?;
         }
     }
     writer.commit(BTreeMap::new()).await.map(drop)

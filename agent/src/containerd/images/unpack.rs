@@ -20,6 +20,9 @@ use crate::runtime::RuntimeError;
 /// For one layer: a gigabyte onto a slow card.
 const APPLY: Duration = Duration::from_mins(20);
 
+/// Walks over the layers. The second is under a lease from the ground up, so a third is for containerd's whims.
+const TRIES: usize = 3;
+
 /// The snapshots of one snapshotter, as one lease (or none) sees them.
 #[derive(Debug)]
 pub(super) struct Snapshots<'a> {
@@ -43,17 +46,32 @@ impl Snapshots<'_> {
     }
 
     /// Makes every layer of the image a snapshot. Needs a lease, and one caller at a time.
+    ///
+    /// A lower layer of some other image may be found, and be collected before it is built upon: then it is made anew,
+    /// under the lease this time.
     pub(super) async fn unpack(&self, image: &Selected) -> Result<(), RuntimeError> {
+        for _ in 0..TRIES {
+            if self.unpack_once(image).await? == Ground::Firm {
+                return Ok(());
+            }
+        }
+        let details = format!("the layers of {} go as they come", image.root().digest);
+        Err(trouble(Reason::ContainerdFailed, details))
+    }
+
+    async fn unpack_once(&self, image: &Selected) -> Result<Ground, RuntimeError> {
         let mut parent = String::new();
         let chain = chain_ids(&image.diff_ids);
         for ((layer, diff_id), id) in image.manifest.layers.iter().zip(&image.diff_ids).zip(chain) {
             let id = id.to_string();
-            if !self.contains(&id).await? {
-                self.unpack_layer(layer, diff_id, &parent, &id).await?;
+            if !self.contains(&id).await?
+                && self.unpack_layer(layer, diff_id, &parent, &id).await? == Ground::Gone
+            {
+                return Ok(Ground::Gone);
             }
             parent = id;
         }
-        Ok(())
+        Ok(Ground::Firm)
     }
 
     async fn unpack_layer(
@@ -62,21 +80,22 @@ impl Snapshots<'_> {
         diff_id: &Digest,
         parent: &str,
         id: &str,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<Ground, RuntimeError> {
         let key = format!("skerry-unpack-{id}");
         // Left by an agent that was killed at it: nobody knows how far it came.
         self.remove(&key).await?;
-        let mounts = self.prepare(&key, parent).await?;
+        let Some(mounts) = self.prepare(&key, parent).await? else { return Ok(Ground::Gone) };
         let unpacked = self.fill(layer, diff_id, mounts, &key, id).await;
         if unpacked.is_err()
             && let Err(error) = self.remove(&key).await
         {
             debug!(%error, key, "an unfinished snapshot stays until the next try");
         }
-        unpacked
+        unpacked.map(|()| Ground::Firm)
     }
 
-    async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>, RuntimeError> {
+    /// None if there is no such parent.
+    async fn prepare(&self, key: &str, parent: &str) -> Result<Option<Vec<Mount>>, RuntimeError> {
         let message = request::PrepareSnapshotRequest {
             snapshotter: self.snapshotter.to_owned(),
             key: key.to_owned(),
@@ -84,9 +103,11 @@ impl Snapshots<'_> {
             ..request::PrepareSnapshotRequest::default()
         };
         let mut client = self.connection.client().await?.snapshots();
-        let answer = client.prepare(self.connection.request(message)).await;
-        let answer = answer.map_err(|status| failed("prepare a snapshot", &status))?;
-        Ok(answer.into_inner().mounts)
+        match client.prepare(self.connection.request(message)).await {
+            Ok(answer) => Ok(Some(answer.into_inner().mounts)),
+            Err(status) if status.code() == Code::NotFound && !parent.is_empty() => Ok(None),
+            Err(status) => Err(failed("prepare a snapshot", &status)),
+        }
     }
 
     async fn fill(
@@ -158,6 +179,15 @@ impl Snapshots<'_> {
             Err(status) => Err(failed("remove a snapshot", &status)),
         }
     }
+}
+
+/// What a layer is put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    /// It is there, and the layer upon it.
+    Firm,
+    /// It was collected a moment ago.
+    Gone,
 }
 
 /// The folder that an unpacked layer was written to.

@@ -167,10 +167,11 @@ async fn a_damaged_blob_is_refused_and_leaves_nothing() {
     let Some(containerd) = PrivateContainerd::start().await else { return };
     let images = images(&containerd, &[]);
     let sample = Sample::here("damaged");
-    let (layer, _) = sample.blob(OCI_LAYER);
+    // The upper of two, so that something came before it.
+    let (layer, _) = &sample.blobs[1];
     let mut files = sample.oci_files(&json!({ NAME: "docker.io/library/hello:1" }));
     let damaged = files.iter_mut().find(|(name, _)| name.contains(&layer.digest.hex())).unwrap();
-    damaged.1[600_000] ^= 1;
+    damaged.1[513] ^= 1;
     let path = archive(containerd.dir(), "a.tar", &files);
     let words = [layer.digest.to_string()];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -181,4 +182,42 @@ async fn a_damaged_blob_is_refused_and_leaves_nothing() {
     let whole = sample.oci_files(&json!({ NAME: "docker.io/library/hello:1" }));
     let path = archive(containerd.dir(), "b.tar.gz", &whole);
     assert_eq!(images.import(&path).await.unwrap()[0].digest, sample.root.digest);
+}
+
+#[tokio::test]
+async fn the_archives_of_other_tools_are_taken() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let images = images(&containerd, &[]);
+    let sample = Sample::here("tools");
+    let dir = containerd.dir();
+    let name = json!({ NAME: "docker.io/library/hello:1" });
+    let ours = archive(dir, "ours.tar", &sample.oci_files(&name));
+    images.import(&ours).await.unwrap();
+    let (ours, dir, socket) =
+        (ours.display(), dir.display(), containerd.socket().display().to_string());
+    let calls = [
+        format!("skopeo copy oci-archive:{ours} docker-archive:{dir}/skopeo-docker.tar:hello:2"),
+        format!(
+            "skopeo copy oci-archive:{ours} oci-archive:{dir}/skopeo-oci.tar:quay.io/a/hello:3"
+        ),
+        format!(
+            "ctr --address {socket} -n skerry images export {dir}/ctr.tar docker.io/library/hello:1"
+        ),
+    ];
+    let names = ["docker.io/library/hello:2", "quay.io/a/hello:3", "docker.io/library/hello:1"];
+    let files = ["skopeo-docker.tar", "skopeo-oci.tar", "ctr.tar"];
+    for ((call, name), file) in calls.iter().zip(names).zip(files) {
+        let words: Vec<&str> = call.split(' ').collect();
+        match std::process::Command::new(words[0]).args(&words[1..]).output() {
+            Ok(output) => assert!(output.status.success(), "{call}: {output:?}"),
+            Err(error) => {
+                println!("skipped: {}: {error}", words[0]);
+                continue;
+            }
+        }
+        let imported = images.import(&containerd.dir().join(file)).await.unwrap();
+        assert_eq!(imported[0].name, name, "{file}");
+        let image = images.ensure(name, &[]).await.unwrap();
+        assert_eq!(images.config(&image).await.unwrap().chain_id, sample.chain);
+    }
 }

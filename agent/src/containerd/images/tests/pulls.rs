@@ -1,5 +1,7 @@
 //! Pulls from a real registry, and what is done without one.
 
+use std::collections::BTreeMap;
+
 use domain::reason::Reason;
 use serde_json::json;
 
@@ -7,8 +9,9 @@ use containerd_client::services::v1::ListRequest as ListLeases;
 use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
 
 use super::fixture::{
-    Access, OCI_LAYER, Registry, Sample, architecture, archive, assert_reason, images, mirrored,
+    Access, Registry, Sample, architecture, archive, assert_reason, images, mirrored,
 };
+use crate::containerd::images::content::Content;
 use crate::containerd::testing::{PrivateContainerd, blobs};
 
 #[tokio::test]
@@ -64,13 +67,18 @@ async fn nothing_of_an_image_is_collected_not_even_after_its_tag_moved_on() {
     let index = Sample::index(&[(&here, &new)]);
     let images = images(&containerd, &[&registry]);
     let reference = format!("{}/hello:1", registry.host);
+    let connection = containerd.connection();
+    let expires = "2100-01-01T00:00:00Z".to_owned();
+    let early = connection.leased("early", expires).await.unwrap();
+    for (blob, bytes) in &old.blobs {
+        // Someone else brought them, and did not say what belongs to what.
+        Content(early.clone()).put(blob, bytes, BTreeMap::new()).await.unwrap();
+    }
     for sample in [&old, &index] {
         registry.push("hello", "1", sample).await;
         images.ensure(&reference, &[]).await.unwrap();
     }
-    let connection = containerd.connection();
-    let expires = "2100-01-01T00:00:00Z".to_owned();
-    connection.leased("collect", expires).await.unwrap().discard().await.unwrap();
+    early.discard().await.unwrap();
     let stored = blobs(&connection).await;
     for (blob, _) in old.blobs.iter().chain(&index.blobs) {
         assert!(stored.contains(&blob.digest.to_string()), "{} is gone", blob.media_type);
@@ -160,7 +168,8 @@ async fn a_damaged_blob_is_refused_and_pulled_anew_once_it_is_whole() {
     let Some(registry) = Registry::start(Access::Everyone).await else { return };
     let sample = Sample::here("damaged");
     registry.push("hello", "1", &sample).await;
-    let (layer, _) = sample.blob(OCI_LAYER);
+    // The upper of two, so that something came before it.
+    let (layer, _) = &sample.blobs[1];
     registry.damage(&layer.digest);
     let images = images(&containerd, &[&registry]);
     let reference = format!("{}/hello:1", registry.host);
