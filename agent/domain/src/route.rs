@@ -222,7 +222,8 @@ impl Service {
     ) -> Option<&Backend> {
         let serves = |share: &&Share| {
             let replicas = self.revisions.get(&share.revision);
-            0 < share.weight && replicas.is_some_and(|all| all.iter().any(|one| busy(one).is_some()))
+            0 < share.weight
+                && replicas.is_some_and(|all| all.iter().any(|one| busy(one).is_some()))
         };
         let shares = || self.split.iter().filter(serves);
         let whole: u64 = shares().map(|share| u64::from(share.weight)).sum();
@@ -248,7 +249,9 @@ impl Service {
         let equals = idlest().count();
         match equals {
             0 => replicas.iter().find(|one| busy(one).is_some()),
-            _ => idlest().nth(turn % equals).or_else(|| replicas.iter().find(|one| busy(one).is_some())),
+            _ => idlest()
+                .nth(turn % equals)
+                .or_else(|| replicas.iter().find(|one| busy(one).is_some())),
         }
     }
 }

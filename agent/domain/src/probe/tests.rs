@@ -23,7 +23,12 @@ fn probe(kind: ProbeKind) -> Probe {
 }
 
 fn target(probes: &[Probe]) -> ProbeTarget {
-    ProbeTarget { address: Ipv4Addr::new(10, 213, 0, 5), probes: probes.to_vec(), epoch: 1, adopted: false }
+    ProbeTarget {
+        address: Ipv4Addr::new(10, 213, 0, 5),
+        probes: probes.to_vec(),
+        epoch: 1,
+        adopted: false,
+    }
 }
 
 /// Lets a checkup run from `from` to `to` (milliseconds) against `open`, which tells whether the port is open at a
@@ -38,7 +43,9 @@ fn run(checkup: &mut Checkup, from: u64, to: u64, open: impl Fn(u64) -> bool) ->
             checkup.answer(number, answer, at(now));
         }
         match checkup.next() {
-            Some(next) if next <= at(to) => now = u64::try_from(next.0.as_millis()).unwrap().max(now),
+            Some(next) if next <= at(to) => {
+                now = u64::try_from(next.0.as_millis()).unwrap().max(now)
+            }
             Some(_) | None => return tries,
         }
     }
@@ -92,7 +99,8 @@ fn the_first_success_of_a_default_startup_probe_makes_the_replica_ready_too() {
 
 #[test]
 fn others_wait_for_the_startup_probe_of_their_container() {
-    let probes = [probe(ProbeKind::Startup), probe(ProbeKind::Readiness), probe(ProbeKind::Liveness)];
+    let probes =
+        [probe(ProbeKind::Startup), probe(ProbeKind::Readiness), probe(ProbeKind::Liveness)];
     let mut checkup = Checkup::new(target(&probes), at(0));
     let tries = run(&mut checkup, 0, 1000, |now| 500 < now);
     assert_eq!(tries, [(0, 0), (1000, 0), (1000, 1), (1000, 2)]);
@@ -108,7 +116,8 @@ fn others_wait_for_the_startup_probe_of_their_container() {
 
 #[test]
 fn thresholds_count_answers_in_a_row() {
-    let strict = Probe { success_threshold: 2, failure_threshold: 2, ..probe(ProbeKind::Readiness) };
+    let strict =
+        Probe { success_threshold: 2, failure_threshold: 2, ..probe(ProbeKind::Readiness) };
     let mut checkup = Checkup::new(target(&[strict]), at(0));
     let mut ready = Vec::new();
     for (second, good) in [1, 0, 1, 1, 0, 1, 0, 0, 1, 1].into_iter().enumerate() {
@@ -128,7 +137,10 @@ fn a_failing_liveness_probe_names_its_container_and_what_it_got() {
     run(&mut checkup, 2000, 2000, |_| false);
     let health = checkup.health();
     assert_eq!(health.unhealthy, ["main"]);
-    assert_eq!(health.failure.as_deref(), Some("Liveness http 10.213.0.5:80/live: connection refused"));
+    assert_eq!(
+        health.failure.as_deref(),
+        Some("Liveness http 10.213.0.5:80/live: connection refused")
+    );
     assert!(health.started && health.ready);
 }
 
@@ -164,7 +176,8 @@ fn a_new_epoch_is_another_checkup_and_being_adopted_is_not() {
 
 #[test]
 fn the_steady_probes_of_many_replicas_fall_on_the_same_instants() {
-    let eager = |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
+    let eager =
+        |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
     let probes = [
         eager(ProbeKind::Startup, 1),
         eager(ProbeKind::Readiness, 5),

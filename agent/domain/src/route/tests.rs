@@ -10,7 +10,10 @@ fn backend(revision: &RevisionName, n: u8) -> Backend {
 /// `app(name, [(suffix, weight, replicas)])`: an external app; replicas are last parts of their addresses.
 fn app(name: &str, revisions: &[(&str, u32, &[u8])]) -> Service {
     let named = |suffix: &str| format!("{name}--{suffix}").parse::<RevisionName>().unwrap();
-    let share = |(suffix, weight, _): &(&str, u32, &[u8])| Share { revision: named(suffix), weight: *weight };
+    let share = |(suffix, weight, _): &(&str, u32, &[u8])| Share {
+        revision: named(suffix),
+        weight: *weight,
+    };
     let replicas = |(suffix, _, replicas): &(&str, u32, &[u8])| {
         let revision = named(suffix);
         let backends = replicas.iter().map(|n| backend(&revision, *n)).collect();
@@ -29,7 +32,11 @@ fn app(name: &str, revisions: &[(&str, u32, &[u8])]) -> Service {
     }
 }
 
-fn environment(name: &str, gateway: [u8; 4], apps: Vec<Service>) -> (EnvironmentName, EnvironmentRoutes) {
+fn environment(
+    name: &str,
+    gateway: [u8; 4],
+    apps: Vec<Service>,
+) -> (EnvironmentName, EnvironmentRoutes) {
     let suffix = format!("{name}.pi-1.internal");
     let apps = apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
     (name.parse().unwrap(), EnvironmentRoutes { gateway: gateway.into(), suffix, apps })
@@ -40,7 +47,8 @@ fn table() -> RouteTable {
     shop.labels = [("blue".to_owned(), "shop--1".parse().unwrap())].into();
     shop.domains = vec!["www.example.com".to_owned()];
     shop.lan_name = "shop-2".to_owned();
-    let store = Service { external: false, lan_name: String::new(), ..app("store", &[("1", 100, &[4])]) };
+    let store =
+        Service { external: false, lan_name: String::new(), ..app("store", &[("1", 100, &[4])]) };
     let raw = Service { transport: Transport::Tcp, ..app("raw", &[("1", 100, &[5])]) };
     let other_shop = app("shop", &[("9", 100, &[6])]);
     let annex = Service { lan_name: String::new(), ..app("annex", &[("1", 100, &[7])]) };
@@ -84,7 +92,9 @@ fn hosts_on_the_lan_lead_to_external_apps() {
 
 #[test]
 fn what_the_lan_may_not_reach_is_unknown_there() {
-    for host in ["store", "store.default.pi-1.internal", "store.local", "raw", "raw.default.pi-1.internal"] {
+    for host in
+        ["store", "store.default.pi-1.internal", "store.local", "raw", "raw.default.pi-1.internal"]
+    {
         check(&Side::Lan, host, "UnknownHost");
     }
 }
@@ -93,9 +103,24 @@ fn what_the_lan_may_not_reach_is_unknown_there() {
 fn names_that_lead_nowhere_are_unknown() {
     let long = "a".repeat(5000);
     for host in [
-        "", ".", ":80", "[::1]:80", "::1", "10.250.0.1", "nobody", "a.b.default.pi-1.internal", ".local",
-        ".default.pi-1.internal", "shop.default.pi-2.internal", "shop--4.default.pi-1.internal",
-        "shop---green.default.pi-1.internal", "shop--", "shop---", "example.com", "shöp", long.as_str(),
+        "",
+        ".",
+        ":80",
+        "[::1]:80",
+        "::1",
+        "10.250.0.1",
+        "nobody",
+        "a.b.default.pi-1.internal",
+        ".local",
+        ".default.pi-1.internal",
+        "shop.default.pi-2.internal",
+        "shop--4.default.pi-1.internal",
+        "shop---green.default.pi-1.internal",
+        "shop--",
+        "shop---",
+        "example.com",
+        "shöp",
+        long.as_str(),
     ] {
         check(&Side::Lan, host, "UnknownHost");
     }
@@ -151,7 +176,9 @@ fn a_run_of_requests_comes_close_to_the_weights_also_when_two_apps_take_turns() 
 #[test]
 fn the_least_busy_replica_is_picked_and_equals_take_turns() {
     let service = app("a", &[("1", 100, &[1, 2, 3])]);
-    let table = RouteTable { environments: [environment("default", [10, 250, 0, 1], vec![service])].into() };
+    let table = RouteTable {
+        environments: [environment("default", [10, 250, 0, 1], vec![service])].into(),
+    };
     let found = table.find("a", &Side::Lan).unwrap();
     let pick = |open: [usize; 3], turn| {
         let busy = |one: &Backend| Some(open[usize::from(one.address.ip().octets()[3]) - 1]);
