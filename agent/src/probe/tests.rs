@@ -168,6 +168,21 @@ async fn a_restart_forgets_what_was_learned() {
     bench.report.wait_for(|report| report.is_empty()).await.unwrap();
 }
 
+#[tokio::test]
+async fn an_answer_from_before_a_restart_does_not_count_after_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let probes = || vec![probe(ProbeKind::Readiness, http(port, "/", false))];
+    let mut bench = Bench::new(plan(probes(), 1));
+    let (before, _) = listener.accept().await.unwrap();
+    bench.plan.send_replace(plan(probes(), 2));
+    let (after, _) = listener.accept().await.unwrap();
+    serve(before, "200").await;
+    serve(after, "500").await;
+    let health = bench.health(|health| health.failure.is_some() || health.ready).await;
+    assert!(!health.ready);
+}
+
 /// How often a future was polled: what a busy loop would show in.
 async fn polls(future: impl Future<Output = ()>, during: Duration) -> usize {
     let mut future = std::pin::pin!(future);
