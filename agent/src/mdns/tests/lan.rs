@@ -21,6 +21,8 @@ use crate::mdns::{MdnsSettings, run};
 use crate::published::{DeviceState, Publisher, channels};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+/// At the far end of what is, on the board, the bridge of an environment.
+const INNER_NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 231, 8, 2);
 /// Waits of a quarter of a second before a test gives up.
 const WAITS: usize = 60;
 
@@ -52,10 +54,14 @@ impl Lan {
             format!("-n {} link set lo up", lan.board),
             format!("-n {} link set lan0 up", lan.neighbour),
             format!("-n {} route add 224.0.0.0/4 dev lan0", lan.neighbour),
-            format!("-n {} link add sk-default type veth peer name skv0", lan.board),
+            format!(
+                "-n {} link add sk-default type veth peer name inner0 netns {}",
+                lan.board, lan.neighbour
+            ),
             format!("-n {} addr add 10.231.8.1/24 dev sk-default", lan.board),
             format!("-n {} link set sk-default up", lan.board),
-            format!("-n {} link set skv0 up", lan.board),
+            format!("-n {} addr add {INNER_NEIGHBOUR}/24 dev inner0", lan.neighbour),
+            format!("-n {} link set inner0 up", lan.neighbour),
         ] {
             assert!(ip(&line), "ip {line}");
         }
@@ -67,6 +73,7 @@ impl Lan {
         let bound = inside(&self.neighbour, || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap();
             socket.join_multicast_v4(&GROUP, &NEIGHBOUR).unwrap();
+            socket.join_multicast_v4(&GROUP, &INNER_NEIGHBOUR).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
             socket
         });
