@@ -205,7 +205,6 @@ impl Loop {
 
     fn handle(&mut self, request: Request) -> Asked {
         match request {
-            Request::ImagesChanged => (),
             Request::Document { subject, payload, reply, .. } => {
                 let accepted =
                     Accepted { name: "any".to_owned(), changed: true, warnings: Vec::new() };
@@ -227,7 +226,7 @@ impl Loop {
                 });
                 Asked::Delivered(events)
             }
-            Request::Delete { .. } | Request::Run { .. } => {
+            Request::Delete { .. } | Request::Run { .. } | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }
         }
