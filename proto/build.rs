@@ -8,6 +8,7 @@ const WIDE: &[&str] = &[
     "Hello.epoch",
     "KnownApp.generation",
     "Event.id",
+    "Image.size_bytes",
 ];
 
 fn main() -> std::io::Result<()> {

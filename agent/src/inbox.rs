@@ -67,6 +67,8 @@ pub enum Request {
         /// The new epoch.
         reply: Reply<u64>,
     },
+    /// Images were imported: what waits for one need not wait out its back-off.
+    ImagesChanged,
     /// The broker has acknowledged these events: they leave the outbox.
     Delivered {
         /// Their numbers.

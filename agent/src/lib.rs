@@ -18,6 +18,7 @@ pub mod config;
 pub mod inbox;
 pub mod network;
 pub mod published;
+pub mod reconcile;
 pub mod report;
 pub mod runtime;
 pub mod store;
@@ -37,5 +38,6 @@ pub mod probe;
 pub mod sled_store;
 pub mod watch_dir;
 
-// The command line.
+// The process and the command line.
+pub mod agent;
 pub mod cli;

@@ -8,6 +8,11 @@ use domain::model::{EnvironmentName, ReplicaName};
 use domain::replica::{Place, Trouble};
 use ipnet::Ipv4Net;
 
+/// Ports of gateways that are served at another port of the board, because a program of its own holds them.
+///
+/// The listeners write it, the rules read it: what arrives at the first port is led to the second.
+pub type Redirects = BTreeMap<(EnvironmentName, u16), u16>;
+
 /// The board's network, in the words of the domain.
 pub trait Network: Clone + Send + Sync + 'static {
     /// The bridges and namespaces there are.

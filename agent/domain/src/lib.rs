@@ -12,12 +12,19 @@
 //!                                       └──▶ probe    what is probed
 //! ```
 
+pub mod backoff;
 pub mod document;
 pub mod event;
+pub mod explain;
+pub mod intake;
+pub mod ipam;
 pub mod model;
+pub mod plan;
 pub mod probe;
 pub mod reason;
 pub mod replica;
 pub mod route;
+pub mod state;
 pub mod status;
+pub mod view;
 pub mod zone;

@@ -1,9 +1,14 @@
 //! Probes: what is asked of a replica, how often, and what follows from the answers.
 
+mod checkup;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+pub use self::checkup::Checkup;
 use crate::model::ReplicaName;
 
 /// All replicas that are to be probed.

@@ -93,6 +93,11 @@ reasons! {
     NetworkFailed: "The network of the environment could not be set up.", "Read the details; root and nftables are needed.";
     PortTaken: "A port that Skerry listens on belongs to another program.", "Stop that program, or change [ingress].";
     NotRoot: "The agent does not run as root.", "Start it by systemd, or with sudo.";
+    // The control plane.
+    BrokerUnreachable: "The broker cannot be reached; apps go on without it.", "Check the network and [mqtt] url; it is tried again by itself.";
+    BrokerRefused: "The broker refuses the connection or the subscription.", "Check [mqtt] username and password_file, and the broker's access list.";
+    BrokerCertificate: "A certificate was refused, the broker's by us or ours by the broker.", "Check [mqtt] ca, cert and key, the name in the URL, and the board's clock.";
+    BrokerFileUnreadable: "A certificate, key or password file for the broker cannot be used.", "Check that the file in the details exists and holds what it should.";
     // Serving.
     UnknownHost: "No app has this host name.", "Check the name; `skerry apps` lists them.";
     NoReadyReplica: "No replica is ready.", "See `skerry explain`.";

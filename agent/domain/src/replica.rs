@@ -141,7 +141,7 @@ pub struct ObservedReplica {
 }
 
 /// Why something could not be done, told apart by what follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Trouble {
     /// The reason for the status.
     pub reason: Reason,

@@ -91,14 +91,31 @@ impl Connection {
 
     /// Gives the lease back. What nothing refers to is collected by containerd in its own time.
     pub async fn release(&self) -> Result<(), RuntimeError> {
+        self.end_lease(Collect::Later).await
+    }
+
+    /// Gives the lease back and waits until all that only it kept is gone from the disk.
+    pub async fn discard(&self) -> Result<(), RuntimeError> {
+        self.end_lease(Collect::Now).await
+    }
+
+    async fn end_lease(&self, collect: Collect) -> Result<(), RuntimeError> {
         let Some(id) = self.lease.clone() else { return Ok(()) };
-        let request = self.request(services::DeleteRequest { id, sync: false });
+        let sync = matches!(collect, Collect::Now);
+        let request = self.request(services::DeleteRequest { id, sync });
         match self.client().await?.leases().delete(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(failed("give a lease back", &status)),
         }
     }
+}
+
+/// When containerd looks for what nothing refers to.
+#[derive(Debug, Clone, Copy)]
+enum Collect {
+    Now,
+    Later,
 }
 
 fn unreachable_socket(socket: &Path, error: &(dyn std::error::Error + 'static)) -> RuntimeError {
@@ -113,6 +130,9 @@ fn unreachable_socket(socket: &Path, error: &(dyn std::error::Error + 'static)) 
 /// What a refused call means: containerd is away, or this one thing cannot be done.
 pub fn failed(doing: &str, status: &Status) -> RuntimeError {
     let details = format!("cannot {doing}: {}", status.message());
+    if status.message().contains("no space left on device") {
+        return RuntimeError::Failed(Trouble { reason: Reason::StorageFull, details });
+    }
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
             RuntimeError::Unavailable(details)

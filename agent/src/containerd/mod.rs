@@ -1,3 +1,176 @@
 //! The container runtime, through the API of containerd alone.
+//!
+//! ```text
+//!   mod        the port `Runtime`, settings          calls      one function per call
+//!   lifecycle  make, start, restart                  record     labels and facts ↔ our words
+//!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
+//!   observe    records and tasks → replicas          spec       image + document → OCI specification
+//!   watch      events → a pulse                      places     volumes, files in /etc, marks
+//! ```
+//!
+//! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
+//! containers join it by path. One shim serves all containers of a replica. Their output goes to `logger`, which
+//! outlives the agent, as they do.
 
+mod calls;
+mod cgroup;
 pub mod connection;
+mod failure;
+mod image_source;
+pub mod images;
+mod lifecycle;
+mod observe;
+mod places;
+mod record;
+mod seccomp;
+mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
+mod teardown;
+mod user;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::model::ReplicaName;
+use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage};
+use tokio_util::sync::CancellationToken;
+
+use self::calls::Calls;
+use self::cgroup::Cgroups;
+use self::connection::Connection;
+use self::observe::{Memory, Traces};
+use self::places::{Mark, Places};
+use self::record::Record;
+use crate::clock::Clock;
+use crate::runtime::{Runtime, RuntimeError};
+
+pub use self::image_source::{ImageConfig, ImageSource};
+
+/// What the adapter is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The namespace of the connection: it names the cgroups too.
+    pub namespace: String,
+    /// The snapshotter.
+    pub snapshotter: String,
+    /// The shim.
+    pub runtime: String,
+    /// Volumes and files of replicas lie below; gone with a reboot, as the replicas are.
+    pub run_dir: PathBuf,
+    /// Logs of containers lie below.
+    pub log_dir: PathBuf,
+    /// Bytes of one log file before it is rotated.
+    pub max_log_file_bytes: u64,
+    /// Log files of one container, the current one included.
+    pub max_log_files: u32,
+    /// The binary that shims start as a log sink: this one.
+    pub logger: PathBuf,
+}
+
+/// The port to containerd. Clones share all.
+#[derive(Debug)]
+pub struct Containerd<I> {
+    images: I,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    calls: Calls,
+    settings: Settings,
+    places: Places,
+    cgroups: Cgroups,
+    open_files: u64,
+    clock: Clock,
+    memory: Memory,
+}
+
+impl<I: Clone> Clone for Containerd<I> {
+    fn clone(&self) -> Self {
+        Self { images: self.images.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<I: ImageSource> Containerd<I> {
+    /// An adapter that calls nobody yet.
+    pub fn new(connection: Connection, settings: Settings, images: I, clock: Clock) -> Self {
+        let (snapshotter, runtime) = (settings.snapshotter.clone(), settings.runtime.clone());
+        let shared = Shared {
+            calls: Calls { connection, snapshotter, runtime },
+            places: Places::new(settings.run_dir.clone()),
+            settings,
+            cgroups: Cgroups::detect(),
+            open_files: spec::own_open_files(),
+            clock,
+            memory: Memory::default(),
+        };
+        Self { images, shared: Arc::new(shared) }
+    }
+
+    /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late.
+    pub async fn watch(self, pulses: tokio::sync::watch::Sender<u64>, stop: CancellationToken) {
+        let connection = self.shared.calls.connection.clone();
+        watch::watch(connection, self.shared.settings.namespace.clone(), pulses, stop).await;
+    }
+
+    fn cgroup_path(&self, id: &str) -> String {
+        self.shared.cgroup_path(id)
+    }
+}
+
+impl Shared {
+    fn cgroup_path(&self, id: &str) -> String {
+        format!("/{}/{id}", self.settings.namespace)
+    }
+}
+
+impl Traces for Shared {
+    fn started(&self, record: &Record) -> bool {
+        self.places.is_set(&record.replica, &record.container, Mark::Started)
+    }
+
+    fn done(&self, record: &Record) -> bool {
+        self.places.is_set(&record.replica, &record.container, Mark::Done)
+    }
+
+    fn oom_killed(&self, record: &Record) -> bool {
+        self.cgroups.oom_killed(&self.cgroup_path(&record.id))
+    }
+}
+
+impl<I: ImageSource> Runtime for Containerd<I> {
+    async fn observe(&self) -> Result<BTreeMap<ReplicaName, ObservedReplica>, RuntimeError> {
+        let Shared { calls, memory, clock, .. } = &*self.shared;
+        let (records, tasks) = tokio::try_join!(calls.containers(None, Record::of), calls.tasks())?;
+        Ok(memory.fold(records, tasks, &*self.shared, clock.now()))
+    }
+
+    async fn fetch(&self, order: FetchOrder) -> Result<Vec<ResolvedImage>, RuntimeError> {
+        // One after the other: a board's link and its disk are the bottleneck, and layers are often shared.
+        let mut resolved = Vec::with_capacity(order.images.len());
+        for reference in &order.images {
+            resolved.push(self.images.ensure(reference, &order.logins).await?);
+        }
+        Ok(resolved)
+    }
+
+    async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.create_all(order).await
+    }
+
+    async fn start(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.start_all(order).await
+    }
+
+    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
+        self.restart_one(order, container).await
+    }
+
+    async fn stop(&self, replica: &ReplicaName, grace: Duration) -> Result<(), RuntimeError> {
+        self.stop_all(replica, grace).await
+    }
+}

@@ -1,1 +1,109 @@
 //! The ingress: HTTP from the LAN and from inside the environments to the replicas.
+//!
+//! ```text
+//!   0.0.0.0:80 ─┐            ┌─ connection ─┐  host, side          ┌─ idle links ─▶ replica
+//!   <gateway>:80┴─▶ listener ┴─ connection ─┴─▶ table ─▶ upstream ─┴─ new link  ─▶ replica
+//! ```
+//!
+//! It holds receiving halves only: while the loop hangs, it goes on serving by the last table. It never sends to a
+//! replica that the table of the moment does not list, never sends a streamed body twice, and never wakes up without
+//! a reason: its only timers run while something is open.
+
+mod connection;
+mod fleet;
+mod headers;
+mod holder;
+mod link;
+mod listener;
+mod proxy;
+mod reply;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::replica::Trouble;
+use domain::route::RouteTable;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::fleet::Shared;
+pub use self::fleet::{Load, LoadGauge};
+use self::listener::Listeners;
+use crate::tasks::Tasks;
+
+/// Troubles of listeners, by the listener's name; other adapters write to it too.
+pub type Troubles = watch::Sender<Arc<BTreeMap<String, Trouble>>>;
+
+/// What the ingress runs with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where requests from the LAN come in. A wildcard address on the gateways' port covers the gateways too.
+    pub http: SocketAddr,
+    /// The port on each environment's gateway.
+    pub gateway_port: u16,
+    /// For a client to send a request's head, and to send the first one; an idle connection is closed after it too.
+    pub head_timeout: Duration,
+    /// From the request's head to the response's head.
+    pub response_timeout: Duration,
+    /// For a link to a replica to open. A replica is one bridge away: one that takes longer has lost the packet.
+    pub connect_timeout: Duration,
+    /// Open connections; what comes beyond is closed at once.
+    pub connections_max: usize,
+}
+
+impl Settings {
+    /// The settings of the device, with requests from the LAN coming in at `http`.
+    pub fn new(http: SocketAddr) -> Self {
+        Self {
+            http,
+            gateway_port: 80,
+            head_timeout: Duration::from_secs(30),
+            // What ACA's ingress waits.
+            response_timeout: Duration::from_mins(4),
+            connect_timeout: Duration::from_secs(5),
+            // 64 KiB of head each is the most they can hold: 256 MiB, which only an attack comes near.
+            connections_max: 4096,
+        }
+    }
+}
+
+/// The ingress, not yet listening.
+#[derive(Debug)]
+pub struct Ingress {
+    shared: Arc<Shared>,
+    troubles: Troubles,
+    bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+}
+
+impl Ingress {
+    /// An ingress that follows `routes` and tells in `troubles` of ports that it cannot have.
+    pub fn new(
+        settings: Settings,
+        routes: watch::Receiver<Arc<RouteTable>>,
+        troubles: Troubles,
+        tasks: Tasks,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(settings, routes, tasks));
+        Self { shared, troubles, bound: watch::Sender::default() }
+    }
+
+    /// How busy each replica is, for scaling.
+    pub fn load(&self) -> LoadGauge {
+        LoadGauge(Arc::clone(&self.shared))
+    }
+
+    /// Where it listens, by the listener's name: `ingress/lan`, `ingress/<environment>`.
+    pub fn bound(&self) -> watch::Receiver<BTreeMap<String, SocketAddr>> {
+        self.bound.subscribe()
+    }
+
+    /// Listens and serves until `stop`. Open requests go on, as tasks that the shutdown waits for.
+    pub async fn run(self, stop: CancellationToken) {
+        Listeners::new(self.shared, self.troubles, self.bound).run(stop).await;
+    }
+}

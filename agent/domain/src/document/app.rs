@@ -649,7 +649,7 @@ pub struct ServiceBind {
 }
 
 /// The top-level `skerry` block.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SkerryBlock {
     /// Must rise, if given.
     pub generation: Option<u64>,
@@ -673,6 +673,24 @@ pub struct SkerryBlock {
     pub capabilities: Capabilities,
     /// Exec probes, by container and kind: the command.
     pub exec_probes: BTreeMap<String, BTreeMap<crate::probe::ProbeKind, Vec<String>>>,
+}
+
+impl Default for SkerryBlock {
+    fn default() -> Self {
+        Self {
+            generation: None,
+            absent: false,
+            force: false,
+            update_strategy: UpdateStrategy::default(),
+            ready_deadline_secs: 600,
+            probation_secs: 60,
+            standby: Standby::default(),
+            update_window: None,
+            devices: Vec::new(),
+            capabilities: Capabilities::default(),
+            exec_probes: BTreeMap::new(),
+        }
+    }
 }
 
 /// How a new revision takes over.

@@ -1,20 +1,37 @@
 //! The ACA document: what it may say, and what it says.
+//!
+//! ```text
+//!   bytes ──▶ node ──▶ fields ──▶ app | job      every finding knows its path, and its line where there is one
+//!             text     shapes,    types that
+//!             & lines  warnings   cannot be wrong
+//! ```
+//!
+//! Nothing here looks beyond the document: whether a secret has a value or a storage exists is for others to say.
 
 mod app;
+mod app_reader;
+mod canonical;
+mod configuration;
+mod container;
+mod fields;
+mod findings;
+mod ingress;
+mod job;
+mod node;
+mod parse;
+mod probes;
+mod quantity;
+mod rules;
+mod scale;
+mod scale_target;
+mod skerry;
+mod support;
+mod template;
+#[cfg(test)]
+mod tests;
 
 pub use self::app::*;
-
-use crate::reason::Reason;
-
-/// Something found in a document: an error that refuses it, or a warning.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Where: `properties.template.containers[0].image`; empty for the whole document.
-    pub path: String,
-    /// What kind.
-    pub reason: Reason,
-    /// The rule and the value, for people.
-    pub message: String,
-    /// Line and column, for errors of syntax.
-    pub position: Option<(u64, u64)>,
-}
+pub use self::findings::Finding;
+pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
+pub use self::probes::effective_probes;
+pub use self::scale_target::ScaleTarget;

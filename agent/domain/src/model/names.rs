@@ -1,5 +1,6 @@
 //! Names. Holding one proves that the check was made, so nothing downstream makes it again.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -32,6 +33,12 @@ macro_rules! text_newtype {
         }
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+        // Order and equality are those of the text, so that a map of names can be asked with a text.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

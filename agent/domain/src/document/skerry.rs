@@ -1,0 +1,160 @@
+//! Reads the top-level `skerry` block: what a device needs and ACA lacks.
+
+use std::collections::BTreeMap;
+
+use super::app::{Capabilities, Device, SkerryBlock, Standby, UpdateStrategy, UpdateWindow};
+use super::fields::Fields;
+use super::rules;
+use super::support::Place;
+use crate::probe::ProbeKind;
+use crate::reason::Reason;
+
+/// A day, in seconds: what takes longer is not an update any more.
+const MAX_DEADLINE_SECS: u32 = 86_400;
+/// A week, in minutes.
+const MAX_WINDOW_MINUTES: u32 = 10_080;
+
+/// Reads the block and closes it.
+pub(super) fn read(mut fields: Fields<'_>) -> SkerryBlock {
+    const STRATEGIES: &[(&str, UpdateStrategy)] =
+        &[("surge", UpdateStrategy::Surge), ("recreate", UpdateStrategy::Recreate)];
+    const STANDBYS: &[(&str, Standby)] =
+        &[("none", Standby::None), ("created", Standby::Created), ("frozen", Standby::Frozen)];
+    let usual = SkerryBlock::default();
+    let generation = fields.whole("generation", 0..=u64::MAX);
+    let absent = fields.flag("absent").unwrap_or(false);
+    let force = fields.flag("force").unwrap_or(false);
+    if force {
+        fields.later("force", "force");
+    }
+    let update_strategy = fields.choice("updateStrategy", STRATEGIES).unwrap_or_default();
+    if update_strategy == UpdateStrategy::Recreate {
+        fields.later("recreate", "updateStrategy");
+    }
+    let ready_deadline = fields.count("readyDeadlineSeconds", 1..=MAX_DEADLINE_SECS);
+    let probation = fields.count("probationSeconds", 0..=MAX_DEADLINE_SECS);
+    if probation.is_some() {
+        fields.later("probation", "probationSeconds");
+    }
+    let standby = fields.choice("standby", STANDBYS).unwrap_or_default();
+    if standby != Standby::None {
+        fields.later("standby", "standby");
+    }
+    let block = SkerryBlock {
+        generation,
+        absent,
+        force,
+        update_strategy,
+        ready_deadline_secs: ready_deadline.unwrap_or(usual.ready_deadline_secs),
+        probation_secs: probation.unwrap_or(usual.probation_secs),
+        standby,
+        update_window: update_window(&mut fields),
+        devices: devices(&mut fields),
+        capabilities: capabilities(&mut fields),
+        exec_probes: exec_probes(&mut fields),
+    };
+    fields.close();
+    block
+}
+
+fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
+    let mut inner = fields.inner("updateWindow", Place::UpdateWindow)?;
+    fields.later("updateWindow", "updateWindow");
+    for (key, what) in
+        [("cron", "when it begins, in five fields"), ("durationMinutes", "how long it lasts")]
+    {
+        if !inner.has(key) {
+            inner.missing(key, what);
+        }
+    }
+    let cron = inner.ruled("cron", rules::cron);
+    let minutes = inner.count("durationMinutes", 1..=MAX_WINDOW_MINUTES);
+    let time_zone = inner.name("timeZone").unwrap_or_else(|| "UTC".to_owned());
+    inner.close();
+    Some(UpdateWindow { cron: cron?, duration_minutes: minutes?, time_zone })
+}
+
+fn devices(fields: &mut Fields<'_>) -> Vec<Device> {
+    let read = |mut inner: Fields<'_>| {
+        if !inner.has("hostPath") {
+            inner.missing("hostPath", "the device on the board, such as /dev/ttyUSB0");
+        }
+        let host_path = inner.ruled("hostPath", rules::absolute_path);
+        let container_path = inner.ruled("containerPath", rules::absolute_path);
+        let permissions = inner.ruled("permissions", rules::permissions);
+        inner.close();
+        let host_path = host_path?;
+        Some(Device {
+            container_path: container_path.unwrap_or_else(|| host_path.clone()),
+            host_path,
+            permissions: permissions.unwrap_or_else(|| "rw".to_owned()),
+        })
+    };
+    let devices: Vec<Device> =
+        fields.each("devices", Place::Device).into_iter().filter_map(read).collect();
+    if !devices.is_empty() {
+        fields.later("devices", "devices");
+    }
+    devices
+}
+
+fn capabilities(fields: &mut Fields<'_>) -> Capabilities {
+    let Some(mut inner) = fields.inner("capabilities", Place::Capabilities) else {
+        return Capabilities::default();
+    };
+    let capabilities = Capabilities { add: inner.texts("add"), drop: inner.texts("drop") };
+    inner.close();
+    if capabilities != Capabilities::default() {
+        fields.later("capabilities", "capabilities");
+    }
+    capabilities
+}
+
+fn exec_probes(fields: &mut Fields<'_>) -> BTreeMap<String, BTreeMap<ProbeKind, Vec<String>>> {
+    let Some(mut containers) = fields.inner("probes", Place::Free) else { return BTreeMap::new() };
+    let found = fields.found;
+    let mut all = BTreeMap::new();
+    for (name, node) in containers.entries() {
+        let Some(mut inner) = Fields::of(node, containers.at(name), Place::SkerryProbe, found)
+        else {
+            continue;
+        };
+        let kinds = [
+            ("startup", ProbeKind::Startup),
+            ("readiness", ProbeKind::Readiness),
+            ("liveness", ProbeKind::Liveness),
+        ];
+        let mut probes = BTreeMap::new();
+        for (key, kind) in kinds {
+            if let Some(command) = exec(&mut inner, key) {
+                probes.insert(kind, command);
+            }
+        }
+        inner.close();
+        all.insert(name.clone(), probes);
+    }
+    containers.asked("probes");
+    if !all.is_empty() {
+        fields.later("execProbes", "probes");
+    }
+    all
+}
+
+fn exec(fields: &mut Fields<'_>, kind: &'static str) -> Option<Vec<String>> {
+    let mut probe = fields.inner(kind, Place::SkerryProbe)?;
+    if !probe.has("exec") {
+        probe.missing("exec", "a probe of this block runs a command");
+    }
+    let mut exec = probe.inner("exec", Place::Exec)?;
+    let command = exec.texts("command");
+    if command.is_empty() {
+        exec.error(
+            "command",
+            Reason::MissingValue,
+            "command is required: the program and its arguments",
+        );
+    }
+    exec.close();
+    probe.close();
+    Some(command)
+}

@@ -1,0 +1,154 @@
+//! Reads `properties.template`.
+
+use std::collections::BTreeSet;
+
+use super::app::{SecretItem, ServiceBind, Template, Volume, VolumeSource};
+use super::container::{self, Stage};
+use super::fields::{Fields, scalar};
+use super::findings::quoted;
+use super::rules;
+use super::scale;
+use super::support::Place;
+use crate::reason::Reason;
+
+/// Seconds; an hour, as for probes.
+pub(super) const MAX_GRACE_SECS: u32 = 3600;
+/// Containers of each kind. Azure has no number; a board has one.
+const MAX_CONTAINERS: usize = 64;
+
+/// Reads a template and closes it.
+pub(super) fn read(mut fields: Fields<'_>) -> Template {
+    let revision_suffix = fields.parsed("revisionSuffix");
+    let termination_grace_period_secs =
+        fields.count("terminationGracePeriodSeconds", 0..=MAX_GRACE_SECS);
+    let volumes: Vec<Volume> =
+        fields.each("volumes", Place::Volume).into_iter().map(volume).collect();
+    check_unique(&fields, "volumes", volumes.iter().map(|volume| volume.name.as_str()));
+    let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let mut containers = |key, stage| {
+        let all = fields.each(key, Place::Container);
+        if MAX_CONTAINERS < all.len() {
+            fields.error(key, Reason::InvalidValue, format!("at most {MAX_CONTAINERS} containers"));
+        }
+        let all = all.into_iter().take(MAX_CONTAINERS);
+        all.map(|inner| container::read(inner, stage, &known)).collect::<Vec<_>>()
+    };
+    let init_containers = containers("initContainers", Stage::Init);
+    let main_containers = containers("containers", Stage::Main);
+    if main_containers.is_empty() {
+        fields.missing("containers", "a template has at least one container");
+    }
+    let names = main_containers.iter().chain(&init_containers).map(|c| c.name.as_str());
+    check_unique(&fields, "containers", names);
+    let scale = scale::read(&mut fields);
+    let service_binds: Vec<ServiceBind> =
+        fields.each("serviceBinds", Place::ServiceBind).into_iter().map(service_bind).collect();
+    if !service_binds.is_empty() {
+        fields.warning(
+            "serviceBinds",
+            Reason::Unsupported,
+            "development services are Azure's; run them as apps",
+        );
+    }
+    fields.close();
+    Template {
+        revision_suffix,
+        termination_grace_period_secs,
+        init_containers,
+        containers: main_containers,
+        scale,
+        volumes,
+        service_binds,
+    }
+}
+
+/// Refuses a name that is used twice. Names that were refused already are empty here.
+pub(super) fn check_unique<'n>(
+    fields: &Fields<'_>,
+    key: &str,
+    names: impl Iterator<Item = &'n str>,
+) {
+    let mut seen = BTreeSet::new();
+    for name in names.filter(|name| !name.is_empty()) {
+        if !seen.insert(name) {
+            fields.error(
+                key,
+                Reason::InvalidValue,
+                format!("the name {} is used twice", quoted(name)),
+            );
+        }
+    }
+}
+
+fn service_bind(mut fields: Fields<'_>) -> ServiceBind {
+    let service_id = fields.name("serviceId").unwrap_or_default();
+    let name = fields.name("name").unwrap_or_default();
+    for key in ["clientType", "customizedKeys"] {
+        fields.asked(key);
+    }
+    fields.close();
+    ServiceBind { service_id, name }
+}
+
+#[derive(Clone, Copy)]
+enum StorageType {
+    EmptyDir,
+    Secret,
+    Shared,
+}
+
+fn volume(mut fields: Fields<'_>) -> Volume {
+    const TYPES: &[(&str, StorageType)] = &[
+        ("EmptyDir", StorageType::EmptyDir),
+        ("Secret", StorageType::Secret),
+        ("AzureFile", StorageType::Shared),
+        ("NfsAzureFile", StorageType::Shared),
+        ("Smb", StorageType::Shared),
+    ];
+    if !fields.has("name") {
+        fields.missing("name", "containers mount a volume by its name");
+    }
+    let name = fields.ruled("name", rules::label).unwrap_or_default();
+    let storage_type = fields.choice("storageType", TYPES).unwrap_or(StorageType::EmptyDir);
+    let storage_name = fields.name("storageName");
+    let mount_options = fields.name("mountOptions");
+    let items =
+        fields.each("secrets", Place::SecretItem).into_iter().filter_map(secret_item).collect();
+    let source = match storage_type {
+        StorageType::EmptyDir => VolumeSource::EmptyDir,
+        StorageType::Secret => {
+            fields.later("secretVolume", "storageType");
+            VolumeSource::Secret { items }
+        }
+        StorageType::Shared => {
+            fields.later("storageVolume", "storageType");
+            if storage_name.is_none() {
+                fields.missing("storageName", "the name of a storage of the environment");
+            }
+            VolumeSource::Storage { storage_name: storage_name.unwrap_or_default() }
+        }
+    };
+    fields.close();
+    Volume { name, source, mount_options }
+}
+
+fn secret_item(mut fields: Fields<'_>) -> Option<SecretItem> {
+    let secret_ref = secret_ref(&mut fields);
+    if secret_ref.is_none() && !fields.has("secretRef") {
+        fields.missing("secretRef", "the name of a secret");
+    }
+    let path = fields.ruled("path", rules::relative_path);
+    fields.close();
+    let secret_ref = secret_ref?;
+    Some(SecretItem { path: path.unwrap_or_else(|| secret_ref.clone()), secret_ref })
+}
+
+/// A `secretRef`, which must name a secret of the document.
+pub(super) fn secret_ref(fields: &mut Fields<'_>) -> Option<String> {
+    let node = fields.take("secretRef")?;
+    let path = fields.at("secretRef");
+    let name =
+        scalar(fields.found, path.clone(), node, "a text").filter(|name| !name.is_empty())?;
+    fields.found.check_secret(&path, node.at, &name);
+    Some(name)
+}

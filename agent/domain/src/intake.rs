@@ -1,0 +1,234 @@
+//! What follows from a document that comes in: nothing, a refusal, or a new desired state.
+//!
+//! Everything is checked before anything changes. A refusal leaves what is stored and what runs as it was.
+
+use std::sync::Arc;
+
+use crate::document::{AppDocument, Document, Finding, JobDocument, Template, parse};
+use crate::model::{AppName, Digest, RevisionName, RevisionSuffix};
+use crate::reason::Reason;
+use crate::state::{Accepted, AppRecord, JobRecord, RevisionRecord};
+use crate::status::{Phase, Source};
+
+/// A document on its way in.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// From where.
+    pub source: Source,
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Take the app over from another source.
+    pub force: bool,
+}
+
+/// What follows from an app's document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict<R> {
+    /// It is in force already.
+    Unchanged,
+    /// This is the record from now on.
+    Changed(Box<R>),
+    /// It is refused for these findings, the first of which stands in the status.
+    Refused(Vec<Finding>),
+}
+
+/// A document taken apart: whose it is, and what it says.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The app's or job's name.
+    pub name: AppName,
+    /// What it says.
+    pub document: Document,
+    /// What of it is not acted on.
+    pub warnings: Vec<Finding>,
+}
+
+/// A finding about the whole document.
+pub fn refusal(reason: Reason, path: &str, message: impl Into<String>) -> Finding {
+    Finding { path: path.to_owned(), reason, message: message.into(), position: None }
+}
+
+/// Takes a document apart and finds whose it is: `sent_to` where the place it was sent to has a name, else its own.
+pub fn take_apart(payload: &[u8], sent_to: Option<&str>) -> Result<Parsed, Vec<Finding>> {
+    let sent_to = match sent_to.map(str::parse::<AppName>).transpose() {
+        Ok(name) => name,
+        Err(error) => return Err(vec![refusal(Reason::InvalidValue, "name", error.to_string())]),
+    };
+    let parsed = parse(payload);
+    let document = parsed.document?;
+    let own = match &document {
+        Document::App(app) => app.name.clone(),
+        Document::Job(job) => job.name.clone(),
+    };
+    let name = match (sent_to, own) {
+        (Some(place), Some(own)) if place != own => {
+            let message = format!("the document is named {own:?} and was sent to {place:?}");
+            return Err(vec![refusal(Reason::NameMismatch, "name", message)]);
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => {
+            return Err(vec![refusal(Reason::MissingValue, "name", "the document has no name")]);
+        }
+    };
+    Ok(Parsed { name, document, warnings: parsed.warnings })
+}
+
+/// What follows from an app's document, given what is known of the app.
+pub fn app(
+    known: Option<&AppRecord>,
+    name: &AppName,
+    document: AppDocument,
+    warnings: Vec<Finding>,
+    incoming: Incoming<'_>,
+) -> Verdict<AppRecord> {
+    let digest = Digest::of(incoming.payload);
+    let mut record =
+        known.cloned().unwrap_or_else(|| AppRecord::new(name.clone(), incoming.source));
+    if record.received.get(&incoming.source) == Some(&digest) {
+        // A repeat, such as a retained message after a reconnect.
+        return Verdict::Unchanged;
+    }
+    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
+    if let Err(finding) =
+        may_change(owner, &incoming, record.received.contains_key(&incoming.source))
+    {
+        return Verdict::Refused(vec![finding]);
+    }
+    if let Err(finding) = check_generation(document.skerry.generation, record.generation) {
+        return Verdict::Refused(vec![finding]);
+    }
+    if document.skerry.absent && (record.removed || record.accepted.is_none()) && known.is_none() {
+        return Verdict::Unchanged;
+    }
+    record.received.insert(incoming.source, digest);
+    record.source = incoming.source;
+    record.generation = document.skerry.generation.unwrap_or(record.generation);
+    if document.skerry.absent {
+        remove(&mut record);
+        return Verdict::Changed(Box::new(record));
+    }
+    if let Err(finding) = add_revision(&mut record, &document.template) {
+        return Verdict::Refused(vec![finding]);
+    }
+    record.removed = false;
+    record.accepted = Some(Accepted {
+        payload: incoming.payload.into(),
+        digest,
+        document: Arc::new(document),
+        warnings,
+    });
+    Verdict::Changed(Box::new(record))
+}
+
+/// Makes a tombstone: nothing is wanted any more, generation and digests stay.
+pub fn remove(record: &mut AppRecord) {
+    record.removed = true;
+    record.accepted = None;
+    record.stopped = false;
+    record.scale = crate::document::ScaleTarget::default();
+    // The names stay taken while replicas go; a new app of this name starts its counter where this one ended.
+    record.revisions.clear();
+}
+
+/// What follows from a job's document, given what is known of the job.
+pub fn job(
+    known: Option<&JobRecord>,
+    name: &AppName,
+    document: JobDocument,
+    warnings: Vec<Finding>,
+    incoming: Incoming<'_>,
+) -> Verdict<JobRecord> {
+    let digest = Digest::of(incoming.payload);
+    let mut record = known.cloned().unwrap_or_else(|| JobRecord {
+        name: name.clone(),
+        source: incoming.source,
+        generation: 0,
+        accepted: None,
+        received: std::collections::BTreeMap::new(),
+        removed: false,
+    });
+    if record.received.get(&incoming.source) == Some(&digest) {
+        return Verdict::Unchanged;
+    }
+    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
+    let before = record.received.contains_key(&incoming.source);
+    if let Err(finding) = may_change(owner, &incoming, before)
+        .and_then(|()| check_generation(document.skerry.generation, record.generation))
+    {
+        return Verdict::Refused(vec![finding]);
+    }
+    record.received.insert(incoming.source, digest);
+    record.source = incoming.source;
+    record.generation = document.skerry.generation.unwrap_or(record.generation);
+    record.removed = document.skerry.absent;
+    record.accepted = (!document.skerry.absent).then(|| Accepted {
+        payload: incoming.payload.into(),
+        digest,
+        document: Arc::new(document),
+        warnings,
+    });
+    Verdict::Changed(Box::new(record))
+}
+
+/// An app belongs to the source that set it. One that was taken from a source by force goes back to it as soon as that
+/// source sends something else.
+fn may_change(owner: Option<Source>, incoming: &Incoming<'_>, had_it: bool) -> Result<(), Finding> {
+    match owner {
+        Some(owner) if owner != incoming.source && !incoming.force && !had_it => {
+            let message = format!("it belongs to the source {:?}", owner.word());
+            Err(refusal(Reason::OwnedByOtherSource, "", message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_generation(given: Option<u64>, known: u64) -> Result<(), Finding> {
+    match given {
+        Some(given) if given <= known => {
+            let message = format!("generation {given} does not rise over {known}");
+            Err(refusal(Reason::GenerationConflict, "skerry.generation", message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A changed template makes a revision, an unchanged one makes none.
+fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Finding> {
+    let digest = template.digest();
+    if record.latest().is_some_and(|latest| *latest.template == *template) {
+        return Ok(());
+    }
+    let path = "properties.template.revisionSuffix";
+    let suffix = match &template.revision_suffix {
+        Some(suffix) => suffix.clone(),
+        None => next_suffix(record),
+    };
+    let name = RevisionName::new(&record.name, &suffix)
+        .map_err(|error| refusal(Reason::HostNameTooLong, path, error.to_string()))?;
+    if record.revisions.iter().any(|revision| revision.name == name) {
+        let message = format!("the revision {name} exists, and a suffix is used once");
+        return Err(refusal(Reason::InvalidValue, path, message));
+    }
+    record.revisions.push(RevisionRecord {
+        name,
+        template: Arc::new(template.clone()),
+        digest,
+        phase: Phase::Fetching,
+        active: true,
+        was_ready: false,
+        images: std::collections::BTreeMap::new(),
+    });
+    Ok(())
+}
+
+/// The next of the counter that no given suffix has taken.
+fn next_suffix(record: &mut AppRecord) -> RevisionSuffix {
+    loop {
+        let suffix = RevisionSuffix::counted(record.next_revision);
+        record.next_revision += 1;
+        let taken = |revision: &RevisionRecord| revision.name.suffix() == suffix.as_str();
+        if !record.revisions.iter().any(taken) {
+            return suffix;
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The decision: what to do next, so that what runs becomes what is desired.
+//!
+//! `plan` is called with the whole state and the whole world, as often as anybody likes: what is being done is part of
+//! the world, so nothing is ordered twice. It remembers only what the world cannot tell ([`Memory`]): failures, back-offs, and which address was given last.
+//!
+//! ```text
+//!   Fetching ──images──▶ Staged ──▶ Starting ──ready──▶ Committed ──newer one committed──▶ inactive
+//! ```
+
+mod fleet;
+mod memory;
+mod orders;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::probe::HealthReport;
+use crate::reason::Reason;
+use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
+use crate::state::{AppRecord, RevisionRecord, State};
+use crate::status::Phase;
+
+pub use self::fleet::{Fleet, ReplicaView};
+pub use self::memory::Memory;
+
+/// What is known of the world, and of what is being done to it.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// Now.
+    pub now: Moment,
+    /// The replicas there are records of.
+    pub observed: &'a BTreeMap<ReplicaName, ObservedReplica>,
+    /// The network namespaces that stand.
+    pub namespaces: &'a BTreeSet<ReplicaName>,
+    /// What the probes say.
+    pub health: &'a HealthReport,
+    /// What is being done to replicas.
+    pub doing: &'a BTreeMap<ReplicaName, Doing>,
+    /// Revisions whose images are being fetched.
+    pub fetching: &'a BTreeSet<RevisionName>,
+    /// Environments whose network stands.
+    pub subnets: &'a BTreeMap<EnvironmentName, Ipv4Net>,
+    /// What is wrong with the board as a whole; while containerd is away nothing is ordered from it.
+    pub runtime: Option<&'a Trouble>,
+    /// Why networks of environments cannot be made to stand.
+    pub network: Option<&'a Trouble>,
+    /// The board.
+    pub settings: &'a Settings,
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The device's id.
+    pub device: String,
+    /// `{environment}` and `{device}` are filled in.
+    pub dns_suffix: String,
+    /// Where network namespaces stand.
+    pub netns_dir: PathBuf,
+    /// Which boot this is.
+    pub boot: String,
+    /// Containers may reach something of the board.
+    pub host_allowed: bool,
+}
+
+impl Settings {
+    /// The DNS suffix of an environment, lower case.
+    pub fn suffix(&self, environment: &EnvironmentName) -> String {
+        self.dns_suffix
+            .replace("{environment}", environment.as_str())
+            .replace("{device}", &self.device)
+            .to_lowercase()
+    }
+}
+
+/// What is being done to a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doing {
+    /// Made and started. It counts as one of its revision's.
+    Starting(Arc<ReplicaOrder>),
+    /// One of its containers is started afresh. It counts, and is not ready.
+    Restarting(Arc<ReplicaOrder>),
+    /// Stopped and removed. Left alone: it counts no more, and its address stays taken until it is gone.
+    Stopping,
+}
+
+/// One thing to do. Each is done beside the others; its outcome comes back through the memory.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make a revision's images local.
+    Fetch(FetchOrder),
+    /// Make and start a replica.
+    Start(Arc<ReplicaOrder>),
+    /// Start one of its containers afresh.
+    Restart(Arc<ReplicaOrder>, String),
+    /// Stop a replica and remove all of it, its network too.
+    Stop(ReplicaName, Duration),
+}
+
+/// A step of a revision, to be durable before anything follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It is ready, and gets the traffic.
+    Commit(AppName, RevisionName),
+    /// It serves no more; its replicas go.
+    Retire(AppName, RevisionName),
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// Steps to take first. While there are any, plan again after them.
+    pub steps: Vec<Step>,
+    /// Things to do.
+    pub actions: Vec<Action>,
+    /// Environments whose network has to stand.
+    pub environments: BTreeSet<EnvironmentName>,
+    /// When to look again, if nothing happens before.
+    pub wake_at: Option<Moment>,
+}
+
+impl Plan {
+    fn wake(&mut self, at: Moment) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+}
+
+/// What to do next.
+pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
+    memory.learn(state, world);
+    let fleet = Fleet::of(state, world, memory);
+    let mut plan = Plan::default();
+    for record in state.apps.values() {
+        plan.steps.extend(steps(record, &fleet));
+    }
+    let documents = state.apps.values().filter_map(AppRecord::document);
+    plan.environments.extend(documents.map(|document| document.environment.clone()));
+    // The network of an environment outlives its last app by that app's replicas.
+    plan.environments.extend(world.observed.values().map(|replica| replica.environment.clone()));
+    if world.runtime.is_some() {
+        return plan;
+    }
+    stop_strays(state, world, &mut plan);
+    for record in state.apps.values() {
+        for revision in &record.revisions {
+            order_revision(record, revision, &fleet, world, memory, &mut plan);
+        }
+    }
+    plan
+}
+
+/// The steps that a look at the fleet allows.
+fn steps(record: &AppRecord, fleet: &Fleet<'_>) -> Vec<Step> {
+    let Some(latest) = record.latest() else { return Vec::new() };
+    let wanted = record.wanted_of(latest).count();
+    let ready = fleet.ready(&latest.name);
+    let mut steps = Vec::new();
+    let proven = latest.phase == Phase::Starting && 1 <= wanted && wanted <= ready;
+    if proven {
+        steps.push(Step::Commit(record.name.clone(), latest.name.clone()));
+    }
+    let serving = record.serving().map(|serving| &serving.name);
+    for revision in &record.revisions {
+        let is_latest = revision.name == latest.name;
+        let serves = serving == Some(&revision.name) && !proven;
+        if revision.active && !is_latest && !serves {
+            steps.push(Step::Retire(record.name.clone(), revision.name.clone()));
+        }
+    }
+    steps
+}
+
+/// Stops what no desired state asks for: replicas of apps and revisions that are gone, and of an earlier boot.
+fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
+    for (name, observed) in world.observed {
+        if world.doing.contains_key(name) {
+            continue;
+        }
+        let revision = state.apps.get(&observed.app).and_then(|record| {
+            record.revisions.iter().find(|known| known.name == observed.revision)
+        });
+        let of_this_boot = fleet::is_of_this_boot(name, observed, world);
+        match revision {
+            Some(revision) if of_this_boot && revision.digest == observed.template_digest => (),
+            Some(_) if !of_this_boot => {
+                plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
+            }
+            Some(revision) => plan.actions.push(Action::Stop(name.clone(), grace(revision))),
+            None if of_this_boot => plan.actions.push(Action::Stop(name.clone(), DEFAULT_GRACE)),
+            None => plan.actions.push(Action::Stop(name.clone(), Duration::ZERO)),
+        }
+    }
+    for name in world.namespaces {
+        if !world.observed.contains_key(name) && !world.doing.contains_key(name) {
+            plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
+        }
+    }
+}
+
+/// ACA's grace from SIGTERM to SIGKILL.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+fn grace(revision: &RevisionRecord) -> Duration {
+    revision
+        .template
+        .termination_grace_period_secs
+        .map_or(DEFAULT_GRACE, |secs| Duration::from_secs(secs.into()))
+}
+
+/// Fetches, starts, restarts and stops for one revision.
+fn order_revision(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
+    let wanted = record.wanted_of(revision).count();
+    if 0 < wanted && revision.images.is_empty() {
+        order_fetch(record, revision, world, memory, plan);
+    }
+    let replicas = fleet.replicas(&revision.name);
+    let (broken, living): (Vec<&ReplicaView<'_>>, Vec<_>) =
+        replicas.iter().partition(|replica| replica.is_half_made());
+    for replica in broken {
+        plan.actions.push(Action::Stop(replica.name.clone(), Duration::ZERO));
+    }
+    let count = u32::try_from(living.len()).unwrap_or(u32::MAX);
+    if wanted < count {
+        stop_surplus(revision, living, wanted, plan);
+        return;
+    }
+    for replica in &living {
+        restart_containers(record, revision, replica, world, memory, plan);
+    }
+    let missing = wanted.saturating_sub(count).min(room(record, world, plan));
+    if 0 < missing && !revision.images.is_empty() {
+        start_missing(record, revision, missing, world, memory, plan);
+    }
+}
+
+/// How many more replicas an app may have: as many as its active revisions shall have together. Those of a revision
+/// that was superseded before it ever served, or of an app of this name that was removed, go first.
+fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
+    let allowed: u32 = record.revisions.iter().map(|one| record.wanted_of(one).count()).sum();
+    let stopping = |name: &ReplicaName| matches!(world.doing.get(name), Some(Doing::Stopping));
+    let seen = world
+        .observed
+        .iter()
+        .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
+        .filter(|(name, _)| !stopping(name));
+    let ordered = world.doing.iter().filter(|(name, doing)| match doing {
+        Doing::Starting(order) => order.app == record.name && !world.observed.contains_key(*name),
+        Doing::Restarting(_) | Doing::Stopping => false,
+    });
+    let planned = plan
+        .actions
+        .iter()
+        .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
+    let living = seen.count() + ordered.count() + planned.count();
+    let living = u32::try_from(living).unwrap_or(u32::MAX);
+    allowed.saturating_sub(living)
+}
+
+fn order_fetch(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    world: World<'_>,
+    memory: &Memory,
+    plan: &mut Plan,
+) {
+    if world.fetching.contains(&revision.name) {
+        return;
+    }
+    match memory.fetch_retry_at(&revision.name) {
+        Some(at) if world.now < at => plan.wake(at),
+        Some(_) | None => plan.actions.push(Action::Fetch(orders::fetch(record, revision))),
+    }
+}
+
+/// Those that serve least go first: not ready, then youngest.
+fn stop_surplus(
+    revision: &RevisionRecord,
+    mut living: Vec<&ReplicaView<'_>>,
+    wanted: u32,
+    plan: &mut Plan,
+) {
+    living.sort_by_key(|replica| (!replica.ready, replica.name.clone()));
+    for replica in living.into_iter().skip(wanted as usize) {
+        if replica.doing.is_none() {
+            plan.actions.push(Action::Stop(replica.name.clone(), grace(revision)));
+        }
+    }
+}
+
+fn restart_containers(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    replica: &ReplicaView<'_>,
+    world: World<'_>,
+    memory: &Memory,
+    plan: &mut Plan,
+) {
+    if replica.doing.is_some() {
+        return;
+    }
+    for container in replica.down_containers(revision) {
+        let at = memory.restart_at(&replica.name, container);
+        if world.now < at {
+            plan.wake(at);
+            continue;
+        }
+        if let Some(order) = orders::existing(record, revision, replica, world) {
+            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned()));
+            return; // one at a time: the others follow when this one is done
+        }
+    }
+}
+
+fn start_missing(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    missing: u32,
+    world: World<'_>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
+    if let Some(at) = memory.start_retry_at(&revision.name).filter(|at| world.now < *at) {
+        plan.wake(at);
+        return;
+    }
+    for _ in 0..missing {
+        match orders::fresh(record, revision, world, memory) {
+            Ok(Some(order)) => plan.actions.push(Action::Start(Arc::new(order))),
+            // The network of its environment does not stand yet: the loop calls again when it does.
+            Ok(None) => return,
+            Err(trouble) => {
+                memory.note(&revision.name, trouble);
+                return;
+            }
+        }
+    }
+}
+
+/// The order of one replica failed for want of something that only a person can give.
+pub(crate) fn trouble(reason: Reason, details: impl Into<String>) -> Trouble {
+    Trouble { reason, details: details.into() }
+}

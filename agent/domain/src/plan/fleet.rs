@@ -1,0 +1,166 @@
+//! The fleet: what is known of every replica, joined from what was seen, probed and ordered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::{Doing, Memory, World};
+use crate::model::{ReplicaName, RevisionName};
+use crate::probe::Health;
+use crate::replica::{ContainerState, ObservedReplica};
+use crate::state::{RevisionRecord, State};
+
+/// Every replica that counts, by revision.
+#[derive(Debug)]
+pub struct Fleet<'a> {
+    revisions: BTreeMap<&'a RevisionName, Vec<ReplicaView<'a>>>,
+}
+
+/// All that is known of one replica.
+#[derive(Debug)]
+pub struct ReplicaView<'a> {
+    /// Its name.
+    pub name: ReplicaName,
+    /// What was seen of it, once it was seen.
+    pub observed: Option<&'a ObservedReplica>,
+    /// What is being done to it.
+    pub doing: Option<&'a Doing>,
+    /// Where it is.
+    pub address: Ipv4Addr,
+    /// What the probes say of it as it runs now.
+    pub health: Option<&'a Health>,
+    /// All its containers run and every probe is content.
+    pub ready: bool,
+    /// Restarts of all its containers.
+    pub restart_count: u32,
+    /// Started by an earlier run of the agent.
+    pub adopted: bool,
+}
+
+impl<'a> Fleet<'a> {
+    /// Joins what is known.
+    pub fn of(state: &'a State, world: World<'a>, memory: &Memory) -> Self {
+        let mut revisions: BTreeMap<&RevisionName, Vec<ReplicaView<'_>>> = BTreeMap::new();
+        for revision in state.apps.values().flat_map(|app| &app.revisions) {
+            revisions.insert(&revision.name, replicas(revision, world, memory));
+        }
+        Self { revisions }
+    }
+
+    /// The replicas of a revision that count: not those that are being stopped.
+    pub fn replicas(&self, revision: &RevisionName) -> &[ReplicaView<'a>] {
+        self.revisions.get(revision).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many of them are ready.
+    pub fn ready(&self, revision: &RevisionName) -> u32 {
+        let ready = self.replicas(revision).iter().filter(|replica| replica.ready).count();
+        u32::try_from(ready).unwrap_or(u32::MAX)
+    }
+}
+
+fn replicas<'a>(
+    revision: &'a RevisionRecord,
+    world: World<'a>,
+    memory: &Memory,
+) -> Vec<ReplicaView<'a>> {
+    let seen = world.observed.iter().filter(|(name, observed)| {
+        observed.revision == revision.name
+            && observed.template_digest == revision.digest
+            && is_of_this_boot(name, observed, world)
+            && !matches!(world.doing.get(*name), Some(Doing::Stopping))
+    });
+    let mut views: Vec<ReplicaView<'_>> = seen
+        .map(|(name, observed)| {
+            view(name, Some(observed), observed.address, revision, world, memory)
+        })
+        .collect();
+    for (name, doing) in world.doing {
+        let Doing::Starting(order) = doing else { continue };
+        if order.revision == revision.name && !world.observed.contains_key(name) {
+            views.push(view(name, None, order.place.address, revision, world, memory));
+        }
+    }
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+fn view<'a>(
+    name: &ReplicaName,
+    observed: Option<&'a ObservedReplica>,
+    address: Ipv4Addr,
+    revision: &RevisionRecord,
+    world: World<'a>,
+    memory: &Memory,
+) -> ReplicaView<'a> {
+    let restart_count = memory.restart_count(name);
+    let doing = world.doing.get(name);
+    let health = world.health.get(name).filter(|health| health.epoch == u64::from(restart_count));
+    let runs = observed.is_some_and(|observed| {
+        revision.template.containers.iter().all(|container| {
+            matches!(observed.containers.get(&container.name), Some(ContainerState::Running { .. }))
+        })
+    });
+    let ready = runs && doing.is_none() && health.is_some_and(|health| health.ready);
+    let adopted = memory.is_adopted(name);
+    ReplicaView {
+        name: name.clone(),
+        observed,
+        doing,
+        address,
+        health,
+        ready,
+        restart_count,
+        adopted,
+    }
+}
+
+impl<'a> ReplicaView<'a> {
+    /// Its records stand and nothing of it ever ran, nor is it being started: a start that was cut short.
+    pub(super) fn is_half_made(&self) -> bool {
+        let none_ran = |observed: &ObservedReplica| {
+            observed.containers.values().all(|state| *state == ContainerState::Created)
+        };
+        self.doing.is_none() && self.observed.is_some_and(none_ran)
+    }
+
+    /// All its containers run, ready or not.
+    pub fn is_running(&self, revision: &RevisionRecord) -> bool {
+        self.observed.is_some() && self.down_containers(revision).next().is_none()
+    }
+
+    /// Its containers that are to be started afresh: ended by themselves, or condemned by a probe.
+    pub(super) fn down_containers<'r>(
+        &'r self,
+        revision: &'r RevisionRecord,
+    ) -> impl Iterator<Item = &'r str> + use<'r, 'a> {
+        let condemned = self.health.map(|health| health.unhealthy.as_slice()).unwrap_or_default();
+        revision.template.containers.iter().map(|container| container.name.as_str()).filter(
+            move |name| match self.observed.and_then(|observed| observed.containers.get(*name)) {
+                Some(ContainerState::Running { .. }) => {
+                    condemned.iter().any(|condemned| condemned == name)
+                }
+                Some(ContainerState::Created | ContainerState::Exited { .. }) => true,
+                None => self.observed.is_some(),
+            },
+        )
+    }
+}
+
+/// Made since the board came up, and its network still stands. While it is being started the network may be to come.
+pub(super) fn is_of_this_boot(
+    name: &ReplicaName,
+    observed: &ObservedReplica,
+    world: World<'_>,
+) -> bool {
+    observed.boot == world.settings.boot
+        && (world.namespaces.contains(name) || world.doing.contains_key(name))
+}
+
+/// Every address that somebody has, or still has.
+pub(super) fn addresses(world: World<'_>) -> BTreeSet<Ipv4Addr> {
+    let ordered = world.doing.values().filter_map(|doing| match doing {
+        Doing::Starting(order) | Doing::Restarting(order) => Some(order.place.address),
+        Doing::Stopping => None,
+    });
+    world.observed.values().map(|observed| observed.address).chain(ordered).collect()
+}

@@ -1,0 +1,208 @@
+//! What the world cannot tell: failures, back-offs, and what was given to whom last. Lost with the agent, and no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::World;
+use crate::backoff::Backoff;
+use crate::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::replica::{ContainerState, Trouble};
+use crate::state::State;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    fetches: BTreeMap<RevisionName, Failure>,
+    starts: BTreeMap<RevisionName, Failure>,
+    notes: BTreeMap<RevisionName, Trouble>,
+    containers: BTreeMap<ReplicaName, BTreeMap<String, Restarts>>,
+    started_here: BTreeSet<ReplicaName>,
+    last_address: BTreeMap<EnvironmentName, Ipv4Addr>,
+    next_ticket: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Failure {
+    backoff: Backoff,
+    trouble: Trouble,
+}
+
+/// What is remembered of one container.
+#[derive(Debug, Clone, Default)]
+struct Restarts {
+    backoff: Backoff,
+    /// Starts after the first.
+    count: u32,
+    /// When it was last seen to start.
+    up_since: Moment,
+    /// The exit that the back-off counts already.
+    counted: Option<Moment>,
+    /// Why the last restart failed, if it did.
+    trouble: Option<Trouble>,
+}
+
+impl Memory {
+    /// An empty memory; tickets for replica names start at `ticket`, which differs with every start of the agent.
+    pub fn new(ticket: u64) -> Self {
+        Self { next_ticket: ticket, ..Self::default() }
+    }
+
+    /// Takes note of what happened in the world, and forgets what is gone.
+    pub(super) fn learn(&mut self, state: &State, world: World<'_>) {
+        for (name, observed) in world.observed {
+            for (container, seen) in &observed.containers {
+                let known = self.containers.entry(name.clone()).or_default();
+                known.entry(container.clone()).or_default().see(seen, world.now);
+            }
+        }
+        let revisions: BTreeSet<&RevisionName> =
+            state.apps.values().flat_map(|app| &app.revisions).map(|known| &known.name).collect();
+        self.fetches.retain(|name, _| revisions.contains(name));
+        self.starts.retain(|name, _| revisions.contains(name));
+        self.notes.clear();
+        let there = |name: &ReplicaName| {
+            world.observed.contains_key(name) || world.doing.contains_key(name)
+        };
+        self.containers.retain(|name, _| there(name));
+        self.started_here.retain(there);
+    }
+
+    /// The images of a revision could not be fetched.
+    pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
+        fail(&mut self.fetches, revision, trouble, now);
+    }
+
+    /// The images of a revision are there.
+    pub fn fetched(&mut self, revision: &RevisionName) {
+        self.fetches.remove(revision);
+    }
+
+    /// New images came from elsewhere: every fetch may be tried again at once.
+    pub fn images_changed(&mut self) {
+        self.fetches.clear();
+    }
+
+    /// A replica of a revision could not be started.
+    pub fn start_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
+        fail(&mut self.starts, revision, trouble, now);
+    }
+
+    /// A replica was started.
+    pub fn started(&mut self, revision: &RevisionName) {
+        self.starts.remove(revision);
+    }
+
+    /// A container was started afresh, or could not be.
+    pub fn restarted(
+        &mut self,
+        replica: &ReplicaName,
+        container: &str,
+        trouble: Option<Trouble>,
+        now: Moment,
+    ) {
+        let known = self.containers.entry(replica.clone()).or_default();
+        let restarts = known.entry(container.to_owned()).or_default();
+        restarts.count = restarts.count.saturating_add(1);
+        restarts.up_since = now;
+        if trouble.is_some() {
+            restarts.backoff.fail(now, now);
+        }
+        restarts.trouble = trouble;
+    }
+
+    pub(super) fn note(&mut self, revision: &RevisionName, trouble: Trouble) {
+        self.notes.insert(revision.clone(), trouble);
+    }
+
+    /// What keeps a revision from having the replicas it shall have.
+    pub fn trouble(&self, revision: &RevisionName) -> Option<&Trouble> {
+        let failure = self.fetches.get(revision).or_else(|| self.starts.get(revision));
+        self.notes.get(revision).or_else(|| failure.map(|failure| &failure.trouble))
+    }
+
+    pub(super) fn fetch_retry_at(&self, revision: &RevisionName) -> Option<Moment> {
+        self.fetches.get(revision).map(|failure| failure.backoff.retry_at())
+    }
+
+    pub(super) fn start_retry_at(&self, revision: &RevisionName) -> Option<Moment> {
+        self.starts.get(revision).map(|failure| failure.backoff.retry_at())
+    }
+
+    pub(super) fn restart_at(&self, replica: &ReplicaName, container: &str) -> Moment {
+        self.container(replica, container)
+            .map_or(Moment::default(), |known| known.backoff.retry_at())
+    }
+
+    /// How often a container came down in a row.
+    pub fn exits(&self, replica: &ReplicaName, container: &str) -> u32 {
+        self.container(replica, container).map_or(0, |known| known.backoff.failures())
+    }
+
+    /// Why the last restart of a container failed, if it did.
+    pub fn restart_trouble(&self, replica: &ReplicaName, container: &str) -> Option<&Trouble> {
+        self.container(replica, container).and_then(|known| known.trouble.as_ref())
+    }
+
+    fn container(&self, replica: &ReplicaName, container: &str) -> Option<&Restarts> {
+        self.containers.get(replica).and_then(|containers| containers.get(container))
+    }
+
+    /// Restarts of all containers of a replica.
+    pub(super) fn restart_count(&self, replica: &ReplicaName) -> u32 {
+        let containers = self.containers.get(replica);
+        containers.map_or(0, |containers| containers.values().map(|known| known.count).sum())
+    }
+
+    /// It was started by an earlier run of the agent.
+    pub(super) fn is_adopted(&self, replica: &ReplicaName) -> bool {
+        !self.started_here.contains(replica)
+    }
+
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.next_ticket
+    }
+
+    pub(super) fn give(
+        &mut self,
+        environment: &EnvironmentName,
+        replica: &ReplicaName,
+        address: Ipv4Addr,
+    ) {
+        self.last_address.insert(environment.clone(), address);
+        self.started_here.insert(replica.clone());
+    }
+
+    pub(super) fn last_address(&self, environment: &EnvironmentName) -> Option<Ipv4Addr> {
+        self.last_address.get(environment).copied()
+    }
+}
+
+impl Restarts {
+    fn see(&mut self, state: &ContainerState, now: Moment) {
+        match state {
+            ContainerState::Running { since } => {
+                self.up_since = *since;
+                self.trouble = None;
+            }
+            ContainerState::Exited { at, .. } if self.counted != Some(*at) => {
+                self.counted = Some(*at);
+                self.backoff.fail(now.min(*at), self.up_since);
+            }
+            ContainerState::Created | ContainerState::Exited { .. } => (),
+        }
+    }
+}
+
+fn fail(
+    failures: &mut BTreeMap<RevisionName, Failure>,
+    revision: RevisionName,
+    trouble: Trouble,
+    now: Moment,
+) {
+    let entry = failures.entry(revision);
+    let failure =
+        entry.or_insert_with(|| Failure { backoff: Backoff::default(), trouble: trouble.clone() });
+    failure.backoff.fail(now, now);
+    failure.trouble = trouble;
+}

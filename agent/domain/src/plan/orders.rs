@@ -1,0 +1,144 @@
+//! Orders: all that an adapter needs to know to do one thing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Memory, ReplicaView, World, fleet, trouble};
+use crate::document::{AppDocument, EnvValue};
+use crate::ipam;
+use crate::model::ReplicaName;
+use crate::reason::Reason;
+use crate::replica::{FetchOrder, Place, RegistryLogin, ReplicaOrder, Secret, Trouble};
+use crate::state::{AppRecord, RevisionRecord};
+
+/// The images of a revision.
+pub(super) fn fetch(record: &AppRecord, revision: &RevisionRecord) -> FetchOrder {
+    let template = &revision.template;
+    let images: BTreeSet<String> = template
+        .init_containers
+        .iter()
+        .chain(&template.containers)
+        .map(|container| container.image.clone())
+        .collect();
+    let logins = record.document().map(logins).unwrap_or_default();
+    FetchOrder { revision: revision.name.clone(), images: images.into_iter().collect(), logins }
+}
+
+fn logins(document: &AppDocument) -> Vec<RegistryLogin> {
+    let secrets = secrets(document);
+    let login = |registry: &crate::document::Registry| {
+        Some(RegistryLogin {
+            server: registry.server.clone(),
+            username: registry.username.clone()?,
+            password: secrets.get(registry.password_secret_ref.as_ref()?)?.clone(),
+        })
+    };
+    document.configuration.registries.iter().filter_map(login).collect()
+}
+
+fn secrets(document: &AppDocument) -> BTreeMap<String, Secret> {
+    let entries = document.configuration.secrets.iter();
+    entries.filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?))).collect()
+}
+
+/// A new replica with a place of its own; none while its environment has no network.
+pub(super) fn fresh(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    world: World<'_>,
+    memory: &mut Memory,
+) -> Result<Option<ReplicaOrder>, Trouble> {
+    let Some(document) = record.document() else { return Ok(None) };
+    let Some(subnet) = world.subnets.get(&document.environment) else {
+        return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
+    };
+    check_secrets(document, revision)?;
+    let mut taken = fleet::addresses(world);
+    taken.extend(memory.last_address(&document.environment));
+    let last = memory.last_address(&document.environment);
+    let address = ipam::allocate(*subnet, &taken, last).ok_or_else(|| {
+        trouble(Reason::AddressPoolExhausted, format!("every address of {subnet} is taken"))
+    })?;
+    let name = ReplicaName::new(&revision.name, memory.ticket());
+    memory.give(&document.environment, &name, address);
+    Ok(order(record, revision, name, address, world))
+}
+
+/// The order that a running replica was made by.
+pub(super) fn existing(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    replica: &ReplicaView<'_>,
+    world: World<'_>,
+) -> Option<ReplicaOrder> {
+    order(record, revision, replica.name.clone(), replica.address, world)
+}
+
+fn order(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    replica: ReplicaName,
+    address: std::net::Ipv4Addr,
+    world: World<'_>,
+) -> Option<ReplicaOrder> {
+    let document = record.document()?;
+    let environment = &document.environment;
+    let subnet = *world.subnets.get(environment)?;
+    let suffix = world.settings.suffix(environment);
+    Some(ReplicaOrder {
+        revision: revision.name.clone(),
+        app: record.name.clone(),
+        environment: environment.clone(),
+        template: Arc::clone(&revision.template),
+        template_digest: revision.digest,
+        images: revision.images.clone(),
+        variables: variables(document, revision, &record.name, &replica, &suffix),
+        secrets: secrets(document),
+        place: Place {
+            bridge: environment.bridge(),
+            subnet,
+            gateway: ipam::gateway(subnet),
+            address,
+            netns: world.settings.netns_dir.join(replica.as_str()),
+        },
+        dns_search: suffix,
+        boot: world.settings.boot.clone(),
+        replica,
+    })
+}
+
+/// ACA's built-in variables of apps.
+fn variables(
+    document: &AppDocument,
+    revision: &RevisionRecord,
+    app: &crate::model::AppName,
+    replica: &ReplicaName,
+    suffix: &str,
+) -> Vec<(String, String)> {
+    let mut variables = vec![
+        ("CONTAINER_APP_NAME", app.to_string()),
+        ("CONTAINER_APP_REVISION", revision.name.to_string()),
+        ("CONTAINER_APP_REPLICA_NAME", replica.to_string()),
+        ("CONTAINER_APP_ENV_DNS_SUFFIX", suffix.to_owned()),
+    ];
+    if let Some(ingress) = &document.configuration.ingress {
+        variables.push(("CONTAINER_APP_HOSTNAME", format!("{}.{suffix}", revision.name)));
+        variables.push(("CONTAINER_APP_PORT", ingress.target_port.to_string()));
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A secret that a container needs must have a value; one that comes later heals this by itself.
+fn check_secrets(document: &AppDocument, revision: &RevisionRecord) -> Result<(), Trouble> {
+    let known = secrets(document);
+    let containers = revision.template.init_containers.iter().chain(&revision.template.containers);
+    for variable in containers.flat_map(|container| &container.env) {
+        if let EnvValue::Secret(name) = &variable.value
+            && !known.contains_key(name)
+        {
+            let details = format!("{} needs the secret {name:?}", variable.name);
+            return Err(trouble(Reason::SecretValueMissing, details));
+        }
+    }
+    Ok(())
+}

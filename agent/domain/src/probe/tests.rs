@@ -1,0 +1,194 @@
+//! Probes in their course, told as tries and answers.
+
+use super::*;
+use crate::model::Moment;
+
+fn at(millis: u64) -> Moment {
+    Moment(Duration::from_millis(millis))
+}
+
+/// An explicit TCP probe: every second, one success, three failures.
+fn probe(kind: ProbeKind) -> Probe {
+    Probe {
+        container: "main".to_owned(),
+        kind,
+        ask: Ask::Tcp { port: 8080 },
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        success_threshold: 1,
+        failure_threshold: 3,
+        eager: false,
+    }
+}
+
+fn target(probes: &[Probe]) -> ProbeTarget {
+    ProbeTarget {
+        address: Ipv4Addr::new(10, 213, 0, 5),
+        probes: probes.to_vec(),
+        epoch: 1,
+        adopted: false,
+    }
+}
+
+/// Lets a checkup run from `from` to `to` (milliseconds) against `open`, which tells whether the port is open at a
+/// moment; each try is answered at once. Returns when which probe was asked.
+fn run(checkup: &mut Checkup, from: u64, to: u64, open: impl Fn(u64) -> bool) -> Vec<(u64, usize)> {
+    let mut tries = Vec::new();
+    let mut now = from;
+    loop {
+        for number in checkup.due(at(now)) {
+            tries.push((now, number));
+            let answer = if open(now) { Ok(()) } else { Err("connection refused".to_owned()) };
+            checkup.answer(number, answer, at(now));
+        }
+        match checkup.next() {
+            Some(next) if next <= at(to) => {
+                now = u64::try_from(next.0.as_millis()).unwrap().max(now)
+            }
+            Some(_) | None => return tries,
+        }
+    }
+}
+
+#[test]
+fn a_replica_without_probes_is_ready_at_once_and_needs_no_timer() {
+    let mut checkup = Checkup::new(target(&[]), at(0));
+    assert!(checkup.due(at(0)).is_empty());
+    assert_eq!(checkup.next(), None);
+    let health = checkup.health();
+    assert!(health.started && health.ready && health.unhealthy.is_empty());
+}
+
+#[test]
+fn an_explicit_probe_keeps_to_its_delay_and_period_and_only_then_joins_the_grid() {
+    let readiness = Probe { initial_delay: Duration::from_secs(2), ..probe(ProbeKind::Readiness) };
+    let mut checkup = Checkup::new(target(&[readiness]), at(300));
+    let tries = run(&mut checkup, 300, 7000, |now| 4000 < now);
+    let times: Vec<u64> = tries.into_iter().map(|(time, _)| time).collect();
+    assert_eq!(times, [2300, 3300, 4300, 5000, 6000, 7000]);
+    assert!(checkup.health().ready);
+}
+
+#[test]
+fn an_eager_probe_is_tried_in_doubling_steps_that_use_up_no_failure() {
+    let startup = Probe { eager: true, failure_threshold: 2, ..probe(ProbeKind::Startup) };
+    let mut checkup = Checkup::new(target(&[startup]), at(0));
+    let times: Vec<u64> =
+        run(&mut checkup, 0, 2000, |_| false).into_iter().map(|(time, _)| time).collect();
+    assert_eq!(times, [0, 5, 15, 35, 75, 155, 315, 635, 1275]);
+    let health = checkup.health();
+    assert_eq!(health.failure.as_deref(), Some("Startup tcp 10.213.0.5:8080: connection refused"));
+    assert!(health.unhealthy.is_empty());
+    run(&mut checkup, 2275, 2275, |_| false);
+    assert_eq!(checkup.health().unhealthy, ["main"]);
+}
+
+#[test]
+fn the_first_success_of_a_default_startup_probe_makes_the_replica_ready_too() {
+    let eager = |kind| Probe { eager: true, ..probe(kind) };
+    let probes = [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness].map(eager);
+    let mut checkup = Checkup::new(target(&probes), at(100));
+    let tries = run(&mut checkup, 100, 120, |now| 110 < now);
+    assert_eq!(tries, [(100, 0), (105, 0), (115, 0)]);
+    let health = checkup.health();
+    assert!(health.started && health.ready);
+    assert_eq!(health.failure, None);
+    assert_eq!(run(&mut checkup, 120, 1000, |_| true), [(1000, 1), (1000, 2)]);
+}
+
+#[test]
+fn others_wait_for_the_startup_probe_of_their_container() {
+    let probes =
+        [probe(ProbeKind::Startup), probe(ProbeKind::Readiness), probe(ProbeKind::Liveness)];
+    let mut checkup = Checkup::new(target(&probes), at(0));
+    let tries = run(&mut checkup, 0, 1000, |now| 500 < now);
+    assert_eq!(tries, [(0, 0), (1000, 0), (1000, 1), (1000, 2)]);
+    assert!(checkup.health().ready);
+
+    let aside = Probe { container: "aside".to_owned(), ..probe(ProbeKind::Readiness) };
+    let mut checkup = Checkup::new(target(&[probe(ProbeKind::Startup), aside]), at(0));
+    assert_eq!(checkup.due(at(0)), [0, 1]);
+    checkup.answer(1, Ok(()), at(0));
+    let health = checkup.health();
+    assert!(!health.started && !health.ready);
+}
+
+#[test]
+fn thresholds_count_answers_in_a_row() {
+    let strict =
+        Probe { success_threshold: 2, failure_threshold: 2, ..probe(ProbeKind::Readiness) };
+    let mut checkup = Checkup::new(target(&[strict]), at(0));
+    let mut ready = Vec::new();
+    for (second, good) in [1, 0, 1, 1, 0, 1, 0, 0, 1, 1].into_iter().enumerate() {
+        run(&mut checkup, second as u64 * 1000, second as u64 * 1000, |_| good == 1);
+        ready.push(u8::from(checkup.health().ready));
+    }
+    assert_eq!(ready, [0, 0, 0, 1, 1, 1, 1, 0, 0, 1]);
+}
+
+#[test]
+fn a_failing_liveness_probe_names_its_container_and_what_it_got() {
+    let ask = Ask::Http { port: 80, path: "/live".to_owned(), https: false, headers: Vec::new() };
+    let liveness = Probe { ask, ..probe(ProbeKind::Liveness) };
+    let mut checkup = Checkup::new(target(&[liveness]), at(0));
+    run(&mut checkup, 0, 1000, |_| false);
+    assert!(checkup.health().unhealthy.is_empty());
+    run(&mut checkup, 2000, 2000, |_| false);
+    let health = checkup.health();
+    assert_eq!(health.unhealthy, ["main"]);
+    assert_eq!(
+        health.failure.as_deref(),
+        Some("Liveness http 10.213.0.5:80/live: connection refused")
+    );
+    assert!(health.started && health.ready);
+}
+
+#[test]
+fn an_adopted_replica_is_ready_until_its_probe_says_otherwise() {
+    let probes = [probe(ProbeKind::Startup), probe(ProbeKind::Readiness)];
+    let mut checkup = Checkup::new(ProbeTarget { adopted: true, ..target(&probes) }, at(1500));
+    assert!(checkup.health().started && checkup.health().ready);
+    assert_eq!(run(&mut checkup, 1500, 3000, |_| false), [(2000, 1), (3000, 1)]);
+    assert!(checkup.health().ready);
+    run(&mut checkup, 4000, 4000, |_| false);
+    assert!(checkup.health().started && !checkup.health().ready);
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_changes_nothing() {
+    let mut checkup = Checkup::new(target(&[probe(ProbeKind::Readiness)]), at(0));
+    checkup.answer(0, Ok(()), at(0));
+    checkup.answer(7, Ok(()), at(0));
+    assert!(!checkup.health().ready);
+    assert_eq!(checkup.due(at(0)), [0]);
+    assert!(checkup.due(at(9000)).is_empty());
+    assert_eq!(checkup.next(), None);
+}
+
+#[test]
+fn a_new_epoch_is_another_checkup_and_being_adopted_is_not() {
+    let target = target(&[probe(ProbeKind::Readiness)]);
+    let checkup = Checkup::new(target.clone(), at(0));
+    assert!(checkup.is_of(&ProbeTarget { adopted: true, ..target.clone() }));
+    assert!(!checkup.is_of(&ProbeTarget { epoch: 2, ..target }));
+}
+
+#[test]
+fn the_steady_probes_of_many_replicas_fall_on_the_same_instants() {
+    let eager =
+        |kind, seconds| Probe { eager: true, period: Duration::from_secs(seconds), ..probe(kind) };
+    let probes = [
+        eager(ProbeKind::Startup, 1),
+        eager(ProbeKind::Readiness, 5),
+        eager(ProbeKind::Liveness, 10),
+    ];
+    let mut instants = std::collections::BTreeSet::new();
+    for started in [0, 137, 1203, 2999, 3001, 4444, 4999] {
+        let mut checkup = Checkup::new(target(&probes), at(started));
+        let tries = run(&mut checkup, started, 65_000, |_| true);
+        instants.extend(tries.into_iter().map(|(time, _)| time).filter(|time| 5000 <= *time));
+    }
+    let expected: Vec<u64> = (1..=13).map(|n| n * 5000).collect();
+    assert_eq!(instants.into_iter().collect::<Vec<_>>(), expected);
+}

@@ -1,0 +1,201 @@
+//! Lookups and picks, as tables.
+
+use super::*;
+
+fn backend(revision: &RevisionName, n: u8) -> Backend {
+    let address = SocketAddrV4::new(Ipv4Addr::new(10, 250, 0, n), 8080);
+    Backend { replica: ReplicaName::new(revision, u64::from(n)), address }
+}
+
+/// `app(name, [(suffix, weight, replicas)])`: an external app; replicas are last parts of their addresses.
+fn app(name: &str, revisions: &[(&str, u32, &[u8])]) -> Service {
+    let named = |suffix: &str| format!("{name}--{suffix}").parse::<RevisionName>().unwrap();
+    let share = |(suffix, weight, _): &(&str, u32, &[u8])| Share {
+        revision: named(suffix),
+        weight: *weight,
+    };
+    let replicas = |(suffix, _, replicas): &(&str, u32, &[u8])| {
+        let revision = named(suffix);
+        let backends = replicas.iter().map(|n| backend(&revision, *n)).collect();
+        (revision, backends)
+    };
+    Service {
+        app: name.parse().unwrap(),
+        external: true,
+        transport: Transport::Auto,
+        lan_name: name.to_owned(),
+        domains: Vec::new(),
+        split: revisions.iter().map(share).collect(),
+        revisions: revisions.iter().map(replicas).collect(),
+        labels: BTreeMap::new(),
+        unready: Reason::NoReadyReplica,
+    }
+}
+
+fn environment(
+    name: &str,
+    gateway: [u8; 4],
+    apps: Vec<Service>,
+) -> (EnvironmentName, EnvironmentRoutes) {
+    let suffix = format!("{name}.pi-1.internal");
+    let apps = apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
+    (name.parse().unwrap(), EnvironmentRoutes { gateway: gateway.into(), suffix, apps })
+}
+
+fn table() -> RouteTable {
+    let mut shop = app("shop", &[("1", 20, &[1]), ("2", 80, &[2, 3]), ("3", 0, &[])]);
+    shop.labels = [("blue".to_owned(), "shop--1".parse().unwrap())].into();
+    shop.domains = vec!["www.example.com".to_owned()];
+    shop.lan_name = "shop-2".to_owned();
+    let store =
+        Service { external: false, lan_name: String::new(), ..app("store", &[("1", 100, &[4])]) };
+    let raw = Service { transport: Transport::Tcp, ..app("raw", &[("1", 100, &[5])]) };
+    let other_shop = app("shop", &[("9", 100, &[6])]);
+    let annex = Service { lan_name: String::new(), ..app("annex", &[("1", 100, &[7])]) };
+    let environments = [
+        environment("default", [10, 250, 0, 1], vec![shop, store, raw]),
+        environment("test", [10, 250, 1, 1], vec![other_shop, annex]),
+    ];
+    RouteTable { environments: environments.into() }
+}
+
+#[track_caller]
+fn check(side: &Side, host: &str, expected: &str) {
+    let table = table();
+    let found = match table.find(host, side) {
+        Err(reason) => reason.word().to_owned(),
+        Ok(found) => {
+            let split = &found.service.split;
+            match found.aim {
+                Aim::Split => format!("{} of {}", found.service.app, split[0].revision),
+                Aim::Revision(revision) => format!("{} only {revision}", found.service.app),
+            }
+        }
+    };
+    assert_eq!(found, expected, "{host} from {side:?}");
+}
+
+#[test]
+fn hosts_on_the_lan_lead_to_external_apps() {
+    let lan = Side::Lan;
+    check(&lan, "shop", "shop of shop--1");
+    check(&lan, "SHOP.Default.Pi-1.Internal.:8080", "shop of shop--1");
+    check(&lan, "shop.default.pi-1.internal", "shop of shop--1");
+    check(&lan, "shop.internal.default.pi-1.internal", "shop of shop--1");
+    check(&lan, "shop.test.pi-1.internal", "shop of shop--9");
+    check(&lan, "annex", "annex of annex--1");
+    check(&lan, "shop-2.local", "shop of shop--1");
+    check(&lan, "www.example.com:80", "shop of shop--1");
+    check(&lan, "shop--2.default.pi-1.internal", "shop only shop--2");
+    check(&lan, "shop---blue.default.pi-1.internal", "shop only shop--1");
+}
+
+#[test]
+fn what_the_lan_may_not_reach_is_unknown_there() {
+    for host in
+        ["store", "store.default.pi-1.internal", "store.local", "raw", "raw.default.pi-1.internal"]
+    {
+        check(&Side::Lan, host, "UnknownHost");
+    }
+}
+
+#[test]
+fn names_that_lead_nowhere_are_unknown() {
+    let long = "a".repeat(5000);
+    for host in [
+        "",
+        ".",
+        ":80",
+        "[::1]:80",
+        "::1",
+        "10.250.0.1",
+        "nobody",
+        "a.b.default.pi-1.internal",
+        ".local",
+        ".default.pi-1.internal",
+        "shop.default.pi-2.internal",
+        "shop--4.default.pi-1.internal",
+        "shop---green.default.pi-1.internal",
+        "shop--",
+        "shop---",
+        "example.com",
+        "shöp",
+        long.as_str(),
+    ] {
+        check(&Side::Lan, host, "UnknownHost");
+    }
+}
+
+#[test]
+fn an_environment_reaches_all_of_its_own_apps_and_none_of_the_others() {
+    let inside = Side::Environment("default".parse().unwrap());
+    check(&inside, "store", "store of store--1");
+    check(&inside, "store.internal.default.pi-1.internal", "store of store--1");
+    check(&inside, "store--1.internal.default.pi-1.internal", "store only store--1");
+    check(&inside, "annex", "UnknownHost");
+    check(&inside, "shop.test.pi-1.internal", "UnknownHost");
+    check(&Side::Environment("gone".parse().unwrap()), "shop", "UnknownHost");
+    check(&Side::Environment("test".parse().unwrap()), "shop", "shop of shop--9");
+}
+
+/// How many of 100 tickets each revision gets, where the replicas in `out` are not to be picked.
+fn shares(out: &[u8]) -> BTreeMap<String, usize> {
+    let table = table();
+    let found = table.find("shop", &Side::Lan).unwrap();
+    let busy = |one: &Backend| (!out.contains(&one.address.ip().octets()[3])).then_some(0);
+    let mut counts = BTreeMap::new();
+    for number in 0..100 {
+        let ticket = Ticket::new(number).unwrap();
+        let picked = found.pick(ticket, busy, 0).map_or_else(
+            |reason| reason.word().to_owned(),
+            |one| one.replica.as_str()[..7].to_owned(),
+        );
+        *counts.entry(picked).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn tickets_are_split_exactly_by_weight() {
+    let of = |pairs: &[(&str, usize)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+    assert_eq!(shares(&[]), of(&[("shop--1", 20), ("shop--2", 80)]));
+    assert_eq!(shares(&[2]), of(&[("shop--1", 20), ("shop--2", 80)]));
+    assert_eq!(shares(&[2, 3]), of(&[("shop--1", 100)]));
+    assert_eq!(shares(&[1]), of(&[("shop--2", 100)]));
+    assert_eq!(shares(&[1, 2, 3]), of(&[("NoReadyReplica", 100)]));
+}
+
+#[test]
+fn a_run_of_requests_comes_close_to_the_weights_also_when_two_apps_take_turns() {
+    for step in [1, 2, 3, 7] {
+        let low = (0..1000).filter(|n| Ticket::nth(n * step).0 < 20).count();
+        assert!(low.abs_diff(200) <= 4, "step {step}: {low}");
+    }
+}
+
+#[test]
+fn the_least_busy_replica_is_picked_and_equals_take_turns() {
+    let service = app("a", &[("1", 100, &[1, 2, 3])]);
+    let table = RouteTable {
+        environments: [environment("default", [10, 250, 0, 1], vec![service])].into(),
+    };
+    let found = table.find("a", &Side::Lan).unwrap();
+    let pick = |open: [usize; 3], turn| {
+        let busy = |one: &Backend| Some(open[usize::from(one.address.ip().octets()[3]) - 1]);
+        found.pick(Ticket(0), busy, turn).unwrap().address.ip().octets()[3]
+    };
+    assert_eq!(pick([2, 1, 2], 0), 2);
+    assert_eq!([0, 1, 2, 3].map(|turn| pick([0, 0, 0], turn)), [1, 2, 3, 1]);
+    assert_eq!([0, 1, 2].map(|turn| pick([1, 5, 1], turn)), [1, 3, 1]);
+}
+
+#[test]
+fn a_revision_asked_for_by_name_serves_whatever_its_weight_or_is_unready() {
+    let table = table();
+    let picked = |host: &str| {
+        let found = table.find(host, &Side::Lan).unwrap();
+        found.pick(Ticket(99), |_| Some(0), 0).map(|one| one.address.ip().octets()[3])
+    };
+    assert_eq!(picked("shop--1.default.pi-1.internal"), Ok(1));
+    assert_eq!(picked("shop--3.default.pi-1.internal"), Err(Reason::NoReadyReplica));
+}

@@ -1,0 +1,238 @@
+//! What the device remembers: for each app what is desired and how far it has come. Written down before it is acted on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::document::{AppDocument, Finding, JobDocument, ScaleTarget, Template};
+use crate::event::Event;
+use crate::model::{AppName, Digest, RevisionName};
+use crate::replica::ResolvedImage;
+use crate::status::{Phase, Source};
+
+/// All that is durable, but the outbox.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct State {
+    /// Apps, the removed ones too: their tombstones keep generation and digests.
+    pub apps: BTreeMap<AppName, AppRecord>,
+    /// Jobs.
+    pub jobs: BTreeMap<AppName, JobRecord>,
+    /// The device's own counters.
+    pub device: DeviceRecord,
+}
+
+/// The device's own counters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceRecord {
+    /// Rises by one with each connect to the control plane.
+    pub epoch: u64,
+    /// The number of the next event.
+    pub next_event: u64,
+    /// Events dropped since the outbox last had room.
+    pub dropped_events: u64,
+    /// The latest date ever written down, in seconds since 1970.
+    pub clock_floor_secs: u64,
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppRecord {
+    /// Its name.
+    pub name: AppName,
+    /// Who set it.
+    pub source: Source,
+    /// The highest `skerry.generation` seen; 0 if never given.
+    pub generation: u64,
+    /// The document in force; none for a tombstone, and for an app whose first document was refused.
+    pub accepted: Option<Accepted<AppDocument>>,
+    /// A person stopped it.
+    pub stopped: bool,
+    /// Over the template's scale.
+    pub scale: ScaleTarget,
+    /// Oldest first.
+    pub revisions: Vec<RevisionRecord>,
+    /// Counts the revisions that were given no suffix.
+    pub next_revision: u64,
+    /// The digest last taken from each source, so that a repeat changes nothing.
+    pub received: BTreeMap<Source, Digest>,
+    /// It was removed, and this is its tombstone.
+    pub removed: bool,
+}
+
+/// A document in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted<D> {
+    /// Its bytes, as received.
+    pub payload: Arc<[u8]>,
+    /// Their digest.
+    pub digest: Digest,
+    /// What they say.
+    pub document: Arc<D>,
+    /// What of it is not acted on.
+    pub warnings: Vec<Finding>,
+}
+
+impl<D> Accepted<D> {
+    /// The same, of the kind of document that it turned out to be.
+    pub fn of<T: Clone>(&self, document: &T) -> Accepted<T> {
+        Accepted {
+            payload: Arc::clone(&self.payload),
+            digest: self.digest,
+            document: Arc::new(document.clone()),
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
+/// A revision: an immutable snapshot of a template.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RevisionRecord {
+    /// Its name.
+    pub name: RevisionName,
+    /// What it is a snapshot of.
+    pub template: Arc<Template>,
+    /// The digest of its canonical form.
+    pub digest: Digest,
+    /// How far it has come.
+    pub phase: Phase,
+    /// It may have replicas.
+    pub active: bool,
+    /// It was once ready.
+    pub was_ready: bool,
+    /// The bits that its references stood for when it was staged, by reference.
+    pub images: BTreeMap<String, ResolvedImage>,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// Its name.
+    pub name: AppName,
+    /// Who set it.
+    pub source: Source,
+    /// The highest `skerry.generation` seen; 0 if never given.
+    pub generation: u64,
+    /// The document in force.
+    pub accepted: Option<Accepted<JobDocument>>,
+    /// The digest last taken from each source.
+    pub received: BTreeMap<Source, Digest>,
+    /// It was removed, and this is its tombstone.
+    pub removed: bool,
+}
+
+/// What is to be made durable in one go.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Changes {
+    /// Apps as they are from now on.
+    pub apps: Vec<AppRecord>,
+    /// Jobs as they are from now on.
+    pub jobs: Vec<JobRecord>,
+    /// The counters as they are from now on.
+    pub device: Option<DeviceRecord>,
+    /// Events that enter the outbox.
+    pub events: Vec<Event>,
+    /// Events that leave it.
+    pub delivered: Vec<u64>,
+}
+
+impl Changes {
+    /// Nothing changes.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl AppRecord {
+    /// A record of an app that nothing is known of.
+    pub fn new(name: AppName, source: Source) -> Self {
+        Self {
+            name,
+            source,
+            generation: 0,
+            accepted: None,
+            stopped: false,
+            scale: ScaleTarget::default(),
+            revisions: Vec::new(),
+            next_revision: 1,
+            received: BTreeMap::new(),
+            removed: false,
+        }
+    }
+
+    /// The document in force.
+    pub fn document(&self) -> Option<&AppDocument> {
+        self.accepted.as_ref().map(|accepted| &*accepted.document)
+    }
+
+    /// The newest revision.
+    pub fn latest(&self) -> Option<&RevisionRecord> {
+        self.revisions.last()
+    }
+
+    /// The newest revision that was ever ready and is still active: it has the traffic.
+    pub fn serving(&self) -> Option<&RevisionRecord> {
+        self.revisions.iter().rev().find(|revision| revision.active && revision.was_ready)
+    }
+
+    /// How many replicas the app shall have, as its newest template and what is set over it say.
+    pub fn wanted_replicas(&self) -> Wanted {
+        self.latest().map_or(Wanted::None, |latest| self.wanted_of(latest))
+    }
+
+    /// How many replicas an active revision shall have: each scales by its own template.
+    pub fn wanted_of(&self, revision: &RevisionRecord) -> Wanted {
+        if self.removed || self.stopped || !revision.active {
+            return Wanted::None;
+        }
+        let scale = &revision.template.scale;
+        if let Some(pinned) = self.scale.replicas {
+            return if pinned == 0 { Wanted::PinnedToZero } else { Wanted::Some(pinned) };
+        }
+        let max = self.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
+        let min = self.scale.min_replicas.unwrap_or(scale.min_replicas);
+        // An app that may go to zero keeps one replica for now.
+        Wanted::Some(min.min(max).max(1))
+    }
+
+    /// The most replicas that the scale allows a revision.
+    pub fn max_replicas(&self, revision: &RevisionRecord) -> u32 {
+        let max = revision.template.scale.max_replicas;
+        self.scale.replicas.or(self.scale.max_replicas).unwrap_or(max)
+    }
+}
+
+/// How many replicas a revision shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: the app is stopped or removed.
+    None,
+    /// None, and no request wakes it.
+    PinnedToZero,
+    /// This many.
+    Some(u32),
+}
+
+impl Wanted {
+    /// The number.
+    pub fn count(self) -> u32 {
+        match self {
+            Self::None | Self::PinnedToZero => 0,
+            Self::Some(count) => count,
+        }
+    }
+}
+
+impl std::fmt::Display for ScaleTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [
+            ("minReplicas", self.min_replicas),
+            ("maxReplicas", self.max_replicas),
+            ("replicas", self.replicas),
+        ];
+        let given = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (n, (name, value)) in given.enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What others see: statuses for people and control planes, routes, zones and announcements for the network, probes
+//! for the prober. Each is derived from state and fleet alone, so that it cannot disagree with them.
+
+mod apps;
+mod network;
+
+use std::collections::BTreeMap;
+
+use crate::document::effective_probes;
+use crate::plan::{Fleet, Memory, World};
+use crate::probe::{ProbePlan, ProbeTarget};
+use crate::state::{AppRecord, RevisionRecord, State};
+
+pub use self::apps::{app_status, job_status, refused_status};
+pub use self::network::{announcements, routes, zones};
+
+/// What is to be probed: every replica whose containers run.
+pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
+    let mut plan = BTreeMap::new();
+    for record in state.apps.values() {
+        for revision in &record.revisions {
+            for replica in fleet.replicas(&revision.name) {
+                if replica.is_running(revision)
+                    || replica.health.is_some_and(|health| !health.unhealthy.is_empty())
+                {
+                    let target = ProbeTarget {
+                        address: replica.address,
+                        probes: replica_probes(record, revision),
+                        epoch: u64::from(replica.restart_count),
+                        adopted: replica.adopted && replica.restart_count == 0,
+                    };
+                    plan.insert(replica.name.clone(), target);
+                }
+            }
+        }
+    }
+    plan
+}
+
+fn replica_probes(record: &AppRecord, revision: &RevisionRecord) -> Vec<crate::probe::Probe> {
+    let ingress = record.document().and_then(|document| document.configuration.ingress.as_ref());
+    let port = ingress.map(|ingress| ingress.target_port).filter(|port| *port != 0);
+    let main = revision.template.containers.first().map(|container| container.name.as_str());
+    let containers = revision.template.containers.iter();
+    containers
+        .flat_map(|container| {
+            effective_probes(container, port.filter(|_| main == Some(container.name.as_str())))
+        })
+        .collect()
+}
+
+/// Everything that is seen, at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    /// What is desired, and how far it has come.
+    pub state: &'a State,
+    /// What runs.
+    pub fleet: &'a Fleet<'a>,
+    /// The world it runs in.
+    pub world: World<'a>,
+    /// What went wrong.
+    pub memory: &'a Memory,
+    /// Names held on the LAN.
+    pub lan_names: &'a crate::zone::LanNames,
+}

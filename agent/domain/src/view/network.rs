@@ -1,0 +1,123 @@
+//! Routes, zones, announcements.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use super::Scene;
+use crate::document::{AppDocument, Ingress};
+use crate::ipam;
+use crate::model::{AppName, EnvironmentName, RevisionName};
+use crate::reason::Reason;
+use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share};
+use crate::state::{AppRecord, Wanted};
+use crate::zone::{AnnouncedApp, Announcements, Zone, ZoneEntry, Zones};
+
+/// What the ingress does.
+pub fn routes(scene: Scene<'_>) -> RouteTable {
+    let mut environments: BTreeMap<EnvironmentName, EnvironmentRoutes> = BTreeMap::new();
+    for (environment, subnet) in scene.world.subnets {
+        environments.insert(
+            environment.clone(),
+            EnvironmentRoutes {
+                gateway: ipam::gateway(*subnet),
+                suffix: scene.world.settings.suffix(environment),
+                apps: BTreeMap::new(),
+            },
+        );
+    }
+    for (record, document, ingress) in with_ingress(scene) {
+        if let Some(routes) = environments.get_mut(&document.environment) {
+            let service = service(scene, record, ingress);
+            routes.apps.insert(record.name.clone(), Arc::new(service));
+        }
+    }
+    RouteTable { environments }
+}
+
+fn with_ingress(scene: Scene<'_>) -> impl Iterator<Item = (&AppRecord, &AppDocument, &Ingress)> {
+    scene.state.apps.values().filter(|record| !record.removed).filter_map(|record| {
+        let document = record.document()?;
+        Some((record, document, document.configuration.ingress.as_ref()?))
+    })
+}
+
+fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
+    let backends = |revision: &RevisionName| -> Vec<Backend> {
+        let replicas = scene.fleet.replicas(revision).iter().filter(|replica| replica.ready);
+        let backend = |replica: &crate::plan::ReplicaView<'_>| Backend {
+            replica: replica.name.clone(),
+            address: SocketAddrV4::new(replica.address, ingress.target_port),
+        };
+        replicas.map(backend).collect()
+    };
+    let active = record.revisions.iter().filter(|revision| revision.active);
+    Service {
+        app: record.name.clone(),
+        external: ingress.external,
+        transport: ingress.transport,
+        lan_name: scene.lan_names.get(&record.name).cloned().unwrap_or_default().to_lowercase(),
+        domains: ingress.custom_domains.iter().map(|domain| domain.name.to_lowercase()).collect(),
+        split: traffic(record)
+            .map(|revision| Share { revision: revision.clone(), weight: 100 })
+            .into_iter()
+            .collect(),
+        revisions: active
+            .map(|revision| (revision.name.clone(), backends(&revision.name)))
+            .collect(),
+        labels: BTreeMap::new(),
+        unready: unready(record),
+    }
+}
+
+/// The revision with the traffic: the one that serves, or the newest while none ever did.
+pub(super) fn traffic(record: &AppRecord) -> Option<&RevisionName> {
+    record.serving().or_else(|| record.latest()).map(|revision| &revision.name)
+}
+
+fn unready(record: &AppRecord) -> Reason {
+    if record.stopped {
+        return Reason::AppStopped;
+    }
+    match record.wanted_replicas() {
+        Wanted::PinnedToZero => Reason::PinnedToZero,
+        Wanted::None | Wanted::Some(_) => Reason::NoReadyReplica,
+    }
+}
+
+/// What the DNS servers answer.
+pub fn zones(scene: Scene<'_>) -> Zones {
+    let mut zones: Zones = BTreeMap::new();
+    for (environment, subnet) in scene.world.subnets {
+        let zone = Zone {
+            gateway: ipam::gateway(*subnet),
+            suffix: scene.world.settings.suffix(environment),
+            host: scene.world.settings.host_allowed,
+            apps: BTreeMap::new(),
+        };
+        zones.insert(environment.clone(), zone);
+    }
+    for (record, document, ingress) in with_ingress(scene) {
+        let Some(zone) = zones.get_mut(&document.environment) else { continue };
+        let replicas = traffic(record).map(|revision| scene.fleet.replicas(revision));
+        let ready = replicas.into_iter().flatten().filter(|replica| replica.ready);
+        let entry = ZoneEntry {
+            port: ingress.target_port,
+            replicas: ready.map(|replica| replica.address).collect(),
+        };
+        zone.apps.insert(record.name.clone(), entry);
+    }
+    zones
+}
+
+/// What is announced on the LAN: external apps that somebody can serve.
+pub fn announcements(scene: Scene<'_>) -> Announcements {
+    let mut apps: BTreeMap<AppName, AnnouncedApp> = BTreeMap::new();
+    for (record, _, ingress) in with_ingress(scene) {
+        let Some(revision) = traffic(record) else { continue };
+        if ingress.external && scene.fleet.replicas(revision).iter().any(|replica| replica.ready) {
+            apps.insert(record.name.clone(), AnnouncedApp { revision: revision.clone() });
+        }
+    }
+    Announcements { apps }
+}

@@ -1,0 +1,348 @@
+//! The agent as a process: it puts the parts together, runs them, and takes them apart again.
+//!
+//! Three beats: the configuration is read (pure), everything that may fail is built, and then it runs until a signal.
+//! The apps outlive it; `--drain` is the exception.
+
+mod drain;
+mod error;
+mod preload;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::plan::Settings;
+use domain::replica::Trouble;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, info_span};
+
+use self::error::AgentError;
+use crate::api::sources::About;
+use crate::api::{self, Api, ApiSocket};
+use crate::cli::AgentArgs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::containerd::connection::Connection;
+use crate::containerd::images::Images;
+use crate::containerd::{self, Containerd};
+use crate::inbox::{INBOX_DEPTH, Inbox};
+use crate::ingress::{self, Ingress};
+use crate::mdns::{self, MdnsSettings};
+use crate::mqtt::{self, MqttSettings, Session};
+use crate::netlink::Netlink;
+use crate::network::Redirects;
+use crate::published::{Published, Reports, channels};
+use crate::reconcile::{Parts, Reconciler};
+use crate::report::Report;
+use crate::sled_store::SledStore;
+use crate::tasks::Tasks;
+use crate::{dns, probe, watch_dir};
+
+/// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Threads that run tasks. More would not serve more on a small board, and each costs memory.
+const WORKERS: usize = 2;
+
+/// Threads that may wait for the disk at a time: the store, an import, and room for a few more.
+const BLOCKING_THREADS: usize = 8;
+
+/// Troubles by the name of the part that met them.
+type Troubles = watch::Sender<Arc<BTreeMap<String, Trouble>>>;
+
+/// Runs the agent until a signal, or until it cannot run.
+pub fn run(args: &AgentArgs) -> ExitCode {
+    match try_run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word belongs on the terminal")]
+            {
+                eprintln!("{}", Report(&error));
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
+    let config = Config::load(&args.config)?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(AgentError::NotRoot);
+    }
+    log_to_stderr();
+    // One crypto library for all; a second installation is refused, and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(AgentError::Runtime)?;
+    let ended = runtime.block_on(async {
+        let _lock = make_dirs(&config)?;
+        if args.drain { drain::drain(&config).await } else { serve(&config).await }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+/// What was said is for the journal, which adds the time and the unit; `RUST_LOG` says how much.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,mdns_sd=off,rumqttc=off"));
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
+    // A subscriber that is there already (in tests) is as good.
+    let _ = if journal { log.without_time().try_init() } else { log.try_init() };
+}
+
+/// Makes the folders, and takes the lock that keeps a second agent from the same state.
+fn make_dirs(config: &Config) -> Result<Flock<fs::File>, AgentError> {
+    let private = |path: &Path, mode: u32| {
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
+    };
+    private(&config.state.dir, 0o700)?;
+    private(&config.state.run_dir, 0o755)?;
+    private(&config.log_dir(), 0o750)?;
+    let path = config.state.dir.join("lock");
+    let file = fs::File::create(&path)
+        .map_err(|source| AgentError::Folder { path: path.clone(), source })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::SecondAgent(path))
+}
+
+/// What this boot is called by the kernel.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        device: config.device.id.clone(),
+        dns_suffix: config.network.dns_suffix.clone(),
+        netns_dir: config.state.run_dir.join("netns"),
+        boot: boot_id(),
+        host_allowed: !config.network.allow_host.is_empty(),
+    }
+}
+
+/// The adapter to containerd, and the images it makes containers of.
+fn containerd(
+    config: &Config,
+    clock: Clock,
+) -> Result<(Containerd<Images>, Images, Connection), AgentError> {
+    let part = &config.containerd;
+    let connection = Connection::new(part.address.clone(), part.namespace.clone());
+    let images =
+        Images::new(connection.clone(), part.snapshotter.clone(), config.images.clone(), clock);
+    let settings = containerd::Settings {
+        namespace: part.namespace.clone(),
+        snapshotter: part.snapshotter.clone(),
+        runtime: part.runtime.clone(),
+        run_dir: config.state.run_dir.clone(),
+        log_dir: config.log_dir(),
+        max_log_file_bytes: config.logs.max_file_bytes,
+        max_log_files: config.logs.max_files,
+        logger: std::env::current_exe().map_err(AgentError::OwnBinary)?,
+    };
+    Ok((Containerd::new(connection.clone(), settings, images.clone(), clock), images, connection))
+}
+
+/// Builds everything, runs it, and ends it.
+async fn serve(config: &Config) -> Result<(), AgentError> {
+    let clock = Clock::default();
+    let dir = config.state.dir.clone();
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir)).await;
+    let (store, loaded) = opened.map_err(|_| AgentError::StorePanicked)??;
+    let session = if loaded.rebuilt.is_some() { Session::Fresh } else { Session::Resumed };
+    let broker = MqttSettings::new(config, env!("CARGO_PKG_VERSION"), &boot_id(), session)?;
+    let socket = ApiSocket::bind(&config.socket())?;
+    let (runtime, images, connection) = containerd(config, clock)?;
+
+    let tasks = Tasks::default();
+    let (levels, published) = channels();
+    let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
+    let wires = Wires::default();
+    let network = Netlink::new(config, [80], wires.redirects.subscribe());
+    let reconciler = Reconciler::new(Parts {
+        runtime: runtime.clone(),
+        network: network.clone(),
+        store,
+        loaded,
+        clock,
+        settings: settings(config),
+        tasks: tasks.clone(),
+        inbox: requests,
+        reports: wires.reports(),
+        publisher: levels,
+        durable_events: broker.is_some(),
+    });
+    let ingress = Ingress::new(
+        ingress::Settings::new(config.ingress.http),
+        published.routes.clone(),
+        wires.troubles.clone(),
+        tasks.clone(),
+    );
+    info!(version = env!("CARGO_PKG_VERSION"), device = config.device.id, "skerry starts");
+    tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
+    tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
+    dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
+    tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
+    tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
+    spawn_probe(&tasks, &wires, &published, clock);
+    spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
+    spawn_lan(&tasks, config, &published, &wires);
+    let preload_dir = config.images.preload_dir.clone();
+    let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
+    tasks.spawn_short(info_span!("preload"), preload);
+    spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock);
+    watch_dir_of(&tasks, config, &inbox, &published);
+
+    let mut device = published.device.clone();
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        // A level: the first round may be over before this line is reached.
+        Ok(_) = device.wait_for(|device| 1 <= device.rounds) => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            info!("the first round is complete");
+            tokio::select! {
+                () = signals.asked() => (),
+                () = tasks.stopping() => (),
+            }
+        }
+        () = signals.asked() => (),
+        () = tasks.stopping() => (),
+    }
+    let failed = tasks.stop_signal().is_cancelled();
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    info!("skerry stops; the apps run on");
+    tasks.shut_down(SHUTDOWN_GRACE).await;
+    if failed { Err(AgentError::TaskEnded) } else { Ok(()) }
+}
+
+/// The channels on which adapters report.
+#[derive(Debug, Default)]
+struct Wires {
+    troubles: Troubles,
+    redirects: watch::Sender<Arc<Redirects>>,
+    health: watch::Sender<Arc<domain::probe::HealthReport>>,
+    lan_names: watch::Sender<Arc<domain::zone::LanNames>>,
+    pulses: watch::Sender<u64>,
+    link: watch::Sender<api::sources::Link>,
+}
+
+impl Wires {
+    fn reports(&self) -> Reports {
+        Reports {
+            health: self.health.subscribe(),
+            lan_names: self.lan_names.subscribe(),
+            runtime: self.pulses.subscribe(),
+            listeners: self.troubles.subscribe(),
+        }
+    }
+
+    fn dns_tells(&self) -> dns::Tells {
+        dns::Tells { redirects: self.redirects.clone(), listeners: self.troubles.clone() }
+    }
+}
+
+fn spawn_probe(tasks: &Tasks, wires: &Wires, published: &Published, clock: Clock) {
+    let (plan, report) = (published.probes.clone(), wires.health.clone());
+    tasks.spawn(info_span!("probe"), |stop| probe::run(plan, report, clock, stop));
+}
+
+fn spawn_control(
+    tasks: &Tasks,
+    broker: Option<MqttSettings>,
+    inbox: &Inbox,
+    published: &Published,
+    wires: &Wires,
+    clock: Clock,
+) {
+    let Some(broker) = broker else { return };
+    let (inbox, published, troubles) = (inbox.clone(), published.clone(), wires.troubles.clone());
+    tasks.spawn(info_span!("mqtt"), move |stop| {
+        mqtt::run(broker, inbox, published, troubles, clock, stop)
+    });
+}
+
+fn spawn_lan(tasks: &Tasks, config: &Config, published: &Published, wires: &Wires) {
+    let settings = MdnsSettings {
+        mdns: config.mdns.clone(),
+        device: config.device.id.clone(),
+        port: config.ingress.http.port(),
+    };
+    let (published, names) = (published.clone(), wires.lan_names.clone());
+    tasks.spawn(info_span!("mdns"), move |stop| mdns::run(settings, published, names, stop));
+}
+
+#[expect(clippy::too_many_arguments, reason = "it wires what `serve` has built, and nothing else")]
+fn spawn_api(
+    tasks: &Tasks,
+    config: &Config,
+    socket: ApiSocket,
+    images: Images,
+    inbox: &Inbox,
+    published: &Published,
+    wires: &Wires,
+    clock: Clock,
+) {
+    let api = Api {
+        inbox: inbox.clone(),
+        published: published.clone(),
+        images: sources::BoardImages::new(images, inbox.clone()),
+        spool_dir: config.state.dir.join("spool"),
+        logs: sources::BoardLogs::new(config.log_dir(), tasks.clone()),
+        about: About {
+            device: config.device.id.clone(),
+            tags: config.device.tags.clone(),
+            boot_id: boot_id(),
+            control_plane: config.mqtt.url.clone(),
+        },
+        link: wires.link.subscribe(),
+        clock,
+        stop: tasks.stop_signal(),
+    };
+    let short = tasks.clone();
+    tasks.spawn(info_span!("api"), |stop| api::serve(socket, api, short, stop));
+}
+
+fn watch_dir_of(tasks: &Tasks, config: &Config, inbox: &Inbox, published: &Published) {
+    let (dir, inbox, published) = (config.apps.dir.clone(), inbox.clone(), published.clone());
+    tasks.spawn(info_span!("files"), |stop| watch_dir::run(dir, inbox, published, stop));
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AgentError> {
+        let of = |kind| signal(kind).map_err(AgentError::Runtime);
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+}

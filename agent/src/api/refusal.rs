@@ -1,0 +1,92 @@
+//! Refusals as gRPC statuses: the text in the message, the findings and the hint in the details.
+
+use domain::document::Finding;
+use domain::reason::Reason;
+use domain::replica::Trouble;
+use domain::status::Statuses;
+use prost::Message;
+use skerry_proto::v1;
+use tonic::{Code, Status};
+
+use crate::inbox::Refusal;
+use crate::wire;
+
+/// Findings that a status carries: it travels in a header, and clients take headers of 16 KiB.
+const MOST_FINDINGS: usize = 16;
+
+/// Characters of a finding's message that a status carries, for the same reason.
+const LONGEST_MESSAGE: usize = 300;
+
+/// What the loop refused.
+pub(super) fn refused(refusal: &Refusal, hint: String) -> Status {
+    let reason = refusal.findings.first().map(|finding| finding.reason);
+    let findings: Vec<v1::Finding> = refusal.findings.iter().map(wire::finding).collect();
+    status(reason.map_or(Code::InvalidArgument, code), findings, hint)
+}
+
+/// What an adapter could not do.
+pub(super) fn troubled(trouble: &Trouble) -> Status {
+    status(code(trouble.reason), vec![wire::trouble(trouble)], String::new())
+}
+
+/// There is no such app; the nearest name is the hint.
+pub(super) fn unknown_app(name: &str, statuses: &Statuses) -> Status {
+    let finding = Finding {
+        path: String::new(),
+        reason: Reason::UnknownApp,
+        message: format!("there is no app {name:?}"),
+        position: None,
+    };
+    status(Code::NotFound, vec![wire::finding(&finding)], nearest_app(name, statuses))
+}
+
+/// What was meant, perhaps.
+pub(super) fn nearest_app(name: &str, statuses: &Statuses) -> String {
+    statuses
+        .apps
+        .keys()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        // A third of the letters wrong is another name, not a slip.
+        .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
+        .min()
+        .map(|(_, known)| format!("did you mean {known:?}?"))
+        .unwrap_or_default()
+}
+
+fn status(code: Code, mut findings: Vec<v1::Finding>, hint: String) -> Status {
+    let more = findings.len().saturating_sub(MOST_FINDINGS);
+    findings.truncate(MOST_FINDINGS);
+    for finding in &mut findings {
+        finding.message = finding.message.chars().take(LONGEST_MESSAGE).collect();
+    }
+    if let (1.., Some(last)) = (more, findings.last_mut()) {
+        last.message = format!("{} (and {more} more)", last.message);
+    }
+    let message = findings.first().map_or_else(
+        || "refused".to_owned(),
+        |finding| format!("{}: {}", finding.reason, finding.message),
+    );
+    let details = v1::Refused { findings, hint }.encode_to_vec();
+    Status::with_details(code, message, details.into())
+}
+
+/// The code, for programs that do not know the reasons. Most reasons are about the document.
+fn code(reason: Reason) -> Code {
+    CODES.iter().find(|(of, _)| *of == reason).map_or(Code::InvalidArgument, |(_, code)| *code)
+}
+
+/// Reasons whose code says more than `InvalidArgument`.
+const CODES: &[(Reason, Code)] = &[
+    (Reason::UnknownApp, Code::NotFound),
+    (Reason::ImageNotFound, Code::NotFound),
+    (Reason::OwnedByOtherSource, Code::FailedPrecondition),
+    (Reason::GenerationConflict, Code::FailedPrecondition),
+    (Reason::StorageFull, Code::ResourceExhausted),
+    (Reason::StorageFailed, Code::Internal),
+    (Reason::ContainerdFailed, Code::Internal),
+    (Reason::ImageCorrupt, Code::Internal),
+    (Reason::ContainerdUnavailable, Code::Unavailable),
+    (Reason::RegistryUnreachable, Code::Unavailable),
+    (Reason::ContainerdForbidden, Code::PermissionDenied),
+    (Reason::NotRoot, Code::PermissionDenied),
+];

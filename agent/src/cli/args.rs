@@ -1,0 +1,166 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+
+use crate::config::DEFAULT_PATH;
+
+/// Where the agent answers when nothing else is said.
+const DEFAULT_SOCKET: &str = "/run/skerry/agent.sock";
+
+/// Runs Azure Container Apps documents on this board.
+#[derive(Debug, Parser)]
+#[command(name = "skerry", version, disable_help_subcommand = true)]
+pub(super) struct Args {
+    /// The agent's socket
+    #[arg(long, global = true, value_name = "PATH", env = "SKERRY_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
+    pub(super) socket: PathBuf,
+    /// How to print answers
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value = "table")]
+    pub(super) output: Format,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// As on MQTT
+    Json,
+    /// The same, as YAML
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the agent
+    Agent(AgentArgs),
+    /// Check a document without an agent
+    Check {
+        /// YAML or JSON; `-` reads the standard input
+        file: PathBuf,
+    },
+    /// Apply a document
+    Apply {
+        /// YAML or JSON; `-` reads the standard input
+        #[arg(short, long = "filename", value_name = "FILE", required = true)]
+        file: PathBuf,
+        /// Take the app over from another source
+        #[arg(long)]
+        force: bool,
+        /// Wait until the app runs, or has failed
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Remove an app
+    Delete {
+        app: String,
+        /// Although it belongs to another source
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the apps
+    Apps,
+    /// Show one app with its revisions and replicas
+    Show { app: String },
+    /// List an app's revisions
+    Revisions { app: String },
+    /// List an app's replicas
+    Replicas { app: String },
+    /// Print what an app's containers wrote
+    Logs(LogsArgs),
+    /// Print what happened on the device and was not delivered yet
+    Events {
+        /// Go on with what happens
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// List or import images
+    Images {
+        #[command(subcommand)]
+        command: Option<ImagesCommand>,
+    },
+    /// Say why an app is not as asked for, or what a reason means
+    Explain {
+        /// An app, or the word of a reason; without one, all reasons
+        #[arg(value_name = "APP|REASON")]
+        what: Option<String>,
+    },
+    /// Start an app that was stopped
+    Start { app: String },
+    /// Stop an app and keep its definition
+    Stop { app: String },
+    /// Set or clear an app's scale target
+    #[command(group = ArgGroup::new("target").required(true).multiple(true))]
+    Scale {
+        app: String,
+        /// In place of the template's minReplicas
+        #[arg(long, value_name = "N", group = "target")]
+        min: Option<u32>,
+        /// In place of the template's maxReplicas
+        #[arg(long, value_name = "N", group = "target")]
+        max: Option<u32>,
+        /// Exactly so many, whatever the load
+        #[arg(long, value_name = "N", group = "target")]
+        replicas: Option<u32>,
+        /// Back to what the template says
+        #[arg(long, group = "target", conflicts_with_all = ["min", "max", "replicas"])]
+        clear: bool,
+    },
+    /// Show the state of the device
+    Status,
+    /// Print a completion script
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What `skerry agent` is told.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct AgentArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Stop every app at the end; otherwise they outlive the agent
+    #[arg(long)]
+    pub drain: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LogsArgs {
+    pub(super) app: String,
+    /// Go on with what is written
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// The last lines
+    #[arg(long, value_name = "N")]
+    pub(super) tail: Option<u32>,
+    /// Of this revision
+    #[arg(long, value_name = "NAME")]
+    pub(super) revision: Option<String>,
+    /// Of this replica
+    #[arg(long, value_name = "NAME")]
+    pub(super) replica: Option<String>,
+    /// Of this container
+    #[arg(long, value_name = "NAME")]
+    pub(super) container: Option<String>,
+    /// The time before each line
+    #[arg(long)]
+    pub(super) timestamps: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImagesCommand {
+    /// List the images on the board
+    Ls,
+    /// Import OCI or docker archives
+    Import {
+        /// `*.tar`
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}

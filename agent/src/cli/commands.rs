@@ -1,0 +1,205 @@
+//! The commands, one function or one arm each.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+use domain::model::Digest;
+use skerry_proto::v1;
+use tokio::task;
+
+use super::args::{Args, Command, Format, ImagesCommand};
+use super::check::check;
+use super::client::{Agent, brief, connect};
+use super::error::{CliError, finding};
+use super::output::Console;
+use super::{explain, follow, show};
+
+/// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
+const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
+
+/// Does what the command line says.
+pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliError> {
+    let Args { socket, output, command } = args;
+    match command {
+        // The daemon is not run from here: `start` has handed it on.
+        Command::Agent(_) => Ok(()),
+        Command::Check { file } => check_file(console, output, file).await,
+        Command::Completions { shell } => completions(console, shell),
+        Command::Explain { what } => explain::explain(console, output, &socket, what).await,
+        command @ (Command::Apply { .. }
+        | Command::Delete { .. }
+        | Command::Apps
+        | Command::Show { .. }
+        | Command::Revisions { .. }
+        | Command::Replicas { .. }
+        | Command::Logs(_)
+        | Command::Events { .. }
+        | Command::Images { .. }
+        | Command::Start { .. }
+        | Command::Stop { .. }
+        | Command::Scale { .. }
+        | Command::Status) => {
+            // What is wrong with a file is said before what is wrong with the agent.
+            let document = if let Command::Apply { file, .. } = &command {
+                read(file.clone()).await?
+            } else {
+                Vec::new()
+            };
+            let mut agent = connect(&socket).await?;
+            ask(&mut agent, console, output, command, document).await
+        }
+    }
+}
+
+/// The commands that need an agent.
+async fn ask(
+    agent: &mut Agent,
+    console: &mut Console,
+    output: Format,
+    command: Command,
+    document: Vec<u8>,
+) -> Result<(), CliError> {
+    match command {
+        Command::Apply { force, wait, .. } => {
+            apply(agent, console, output, v1::ApplyRequest { document, force }, wait).await
+        }
+        Command::Delete { app, force } => {
+            agent.delete(brief(v1::DeleteRequest { app: app.clone(), force })).await?;
+            console.print(&format!("app {app:?} removed\n"))
+        }
+        Command::Apps => {
+            let reply = agent.apps(brief(v1::AppsRequest {})).await?.into_inner();
+            let now = console.now;
+            console.answer(output, &reply.apps, |apps| show::apps(apps, now))
+        }
+        Command::Show { app } => {
+            let now = console.now;
+            let app = status(agent, app).await?;
+            console.answer(output, &app, |app| show::tree(app, now))
+        }
+        Command::Revisions { app } => {
+            let revisions = status(agent, app).await?.revisions;
+            console.answer(output, &revisions, |revisions| show::revisions(revisions))
+        }
+        Command::Replicas { app } => {
+            let replicas = status(agent, app).await?.revisions;
+            let replicas: Vec<_> = replicas.into_iter().flat_map(|r| r.replica_list).collect();
+            console.answer(output, &replicas, |replicas| show::replicas(replicas.iter()))
+        }
+        Command::Logs(args) => follow::logs(agent, console, output, args).await,
+        Command::Events { follow } => follow::events(agent, console, output, follow).await,
+        Command::Images { command: None | Some(ImagesCommand::Ls) } => {
+            let images = agent.images(brief(v1::ImagesRequest {})).await?.into_inner().images;
+            console.answer(output, &images, |images| show::images(images))
+        }
+        Command::Images { command: Some(ImagesCommand::Import { files }) } => {
+            import(agent, console, &files).await
+        }
+        Command::Start { app } => run_app(agent, console, app, true).await,
+        Command::Stop { app } => run_app(agent, console, app, false).await,
+        Command::Scale { app, min, max, replicas, clear } => {
+            let (min_replicas, max_replicas) = (min, max);
+            let app_name = app.clone();
+            let request = v1::ScaleRequest { app, min_replicas, max_replicas, replicas, clear };
+            agent.scale(brief(request)).await?;
+            let done = if clear { "cleared" } else { "set" };
+            console.print(&format!("scale target of app {app_name:?} {done}\n"))
+        }
+        Command::Status => {
+            let reply = agent.device(brief(v1::DeviceRequest {})).await?.into_inner();
+            console.answer(output, &reply, show::device)
+        }
+        Command::Agent(_)
+        | Command::Check { .. }
+        | Command::Completions { .. }
+        | Command::Explain { .. } => Ok(()),
+    }
+}
+
+async fn status(agent: &mut Agent, app: String) -> Result<v1::AppStatus, CliError> {
+    Ok(agent.app(brief(v1::AppRequest { app })).await?.into_inner())
+}
+
+async fn check_file(console: &mut Console, output: Format, file: PathBuf) -> Result<(), CliError> {
+    let report = check(&read(file.clone()).await?);
+    console.answer(output, &report, |report| format!("{}\n", report.to_string().trim_end()))?;
+    if report.ok() { Ok(()) } else { Err(CliError::Invalid(file)) }
+}
+
+async fn apply(
+    agent: &mut Agent,
+    console: &mut Console,
+    output: Format,
+    request: v1::ApplyRequest,
+    wait: bool,
+) -> Result<(), CliError> {
+    let digest = Digest::of(&request.document).to_string();
+    let before = if wait { digests(agent).await? } else { BTreeMap::new() };
+    let reply = agent.apply(brief(request)).await?.into_inner();
+    if output == Format::Table {
+        for warning in &reply.warnings {
+            console.say(&format!("warning: {}\n", finding(warning)));
+        }
+    }
+    console.answer(output, &reply, |reply| {
+        format!("app {:?} {}\n", reply.name, if reply.changed { "accepted" } else { "unchanged" })
+    })?;
+    if !wait {
+        return Ok(());
+    }
+    let stale = before.get(&reply.name).filter(|before| reply.changed && **before != digest);
+    follow::settled(agent, console, &reply.name, stale.map(String::as_str)).await
+}
+
+/// The digest of every app's document.
+async fn digests(agent: &mut Agent) -> Result<BTreeMap<String, String>, CliError> {
+    let reply = agent.apps(brief(v1::AppsRequest {})).await?.into_inner();
+    Ok(reply.apps.into_iter().map(|app| (app.app, app.digest)).collect())
+}
+
+async fn run_app(
+    agent: &mut Agent,
+    console: &mut Console,
+    app: String,
+    start: bool,
+) -> Result<(), CliError> {
+    agent.run(brief(v1::RunRequest { app: app.clone(), start })).await?;
+    console.print(&format!("app {app:?} {}\n", if start { "started" } else { "stopped" }))
+}
+
+async fn import(
+    agent: &mut Agent,
+    console: &mut Console,
+    files: &[PathBuf],
+) -> Result<(), CliError> {
+    for file in files {
+        for name in follow::import(agent, console, file).await? {
+            console.print(&format!("{name}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+fn completions(console: &mut Console, shell: clap_complete::Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "skerry", &mut script);
+    console.print(&String::from_utf8_lossy(&script))
+}
+
+/// The bytes of a document; `-` is the standard input.
+async fn read(path: PathBuf) -> Result<Vec<u8>, CliError> {
+    let from = path.clone();
+    let reading = task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        if from == Path::new("-") {
+            std::io::stdin().lock().take(LONGEST_DOCUMENT).read_to_end(&mut bytes)?;
+        } else {
+            std::fs::File::open(from)?.take(LONGEST_DOCUMENT).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    });
+    let read = reading.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    read.map_err(|source| CliError::Read { path, source })
+}

@@ -1,0 +1,102 @@
+//! What the board's kernel can limit, and whether it killed for memory. Reads; never writes: runc does that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where every distribution mounts it.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// The limits that can be asked for: runc refuses a container whose limit has no file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a file that is there or not")]
+pub(super) struct Cgroups {
+    root: PathBuf,
+    /// The unified hierarchy.
+    pub(super) v2: bool,
+    /// Absent on a Raspberry Pi unless the kernel's command line says so.
+    pub(super) memory: bool,
+    /// Swap is counted too.
+    pub(super) swap: bool,
+    /// CPU time can be capped.
+    pub(super) quota: bool,
+    /// CPU time can be weighed.
+    pub(super) shares: bool,
+    /// Processes can be counted.
+    pub(super) pids: bool,
+}
+
+impl Cgroups {
+    /// Those of this board.
+    pub(super) fn detect() -> Self {
+        Self::below(Path::new(ROOT), &fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+    }
+
+    fn below(root: &Path, own: &str) -> Self {
+        let there = |file: &str| root.join(file).exists();
+        let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) else {
+            return Self {
+                root: root.to_owned(),
+                v2: false,
+                memory: there("memory/memory.limit_in_bytes"),
+                swap: there("memory/memory.memsw.limit_in_bytes"),
+                quota: there("cpu/cpu.cfs_quota_us"),
+                shares: there("cpu/cpu.shares"),
+                pids: there("pids"),
+            };
+        };
+        let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
+        // The root group has no limits, so no files for them: look where this process is.
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let own = |file: &str| there(&format!("{own}/{file}"));
+        Self {
+            root: root.to_owned(),
+            v2: true,
+            memory: has("memory"),
+            swap: has("memory") && own("memory.swap.max"),
+            quota: has("cpu") && (own("cpu.max") || !own("cpu.weight")),
+            shares: has("cpu"),
+            pids: has("pids"),
+        }
+    }
+
+    /// The kernel has killed a process of the group at `path` for memory.
+    pub(super) fn oom_killed(&self, path: &str) -> bool {
+        let file = if self.v2 {
+            self.root.join(path.trim_start_matches('/')).join("memory.events")
+        } else {
+            self.root.join("memory").join(path.trim_start_matches('/')).join("memory.oom_control")
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let mut kills = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+        kills.any(|count| count.trim() != "0")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_without_the_memory_controller_is_asked_for_no_memory_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cgroup.controllers"), "cpuset cpu io pids\n").unwrap();
+        let found = Cgroups::below(folder.path(), "0::/init.scope\n");
+        assert!(found.v2 && !found.memory && !found.swap && found.pids && found.shares);
+    }
+
+    #[test]
+    fn a_kill_for_memory_is_read_on_both_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = folder.path().join("memory/skerry/x");
+        fs::create_dir_all(&group).unwrap();
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n";
+        fs::write(group.join("memory.oom_control"), text).unwrap();
+        let v1 = Cgroups::below(folder.path(), "");
+        assert!(v1.oom_killed("/skerry/x") && !v1.oom_killed("/skerry/y"));
+        fs::write(folder.path().join("cgroup.controllers"), "memory\n").unwrap();
+        let group = folder.path().join("skerry/x");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("memory.events"), "oom 1\noom_kill 0\noom_group_kill 0\n").unwrap();
+        assert!(!Cgroups::below(folder.path(), "").oom_killed("/skerry/x"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Images: from a registry or an archive to a snapshot that a container can start from.
+//!
+//! ```text
+//!   reference ─▶ record? ──imported──────────────────────────▶ local digest
+//!                  │ else                                          ▲
+//!                  └─▶ registry: digest ──same as the record's─────┤ unreachable: with a warning
+//!                        └─ other ─▶ pull: layers, config, manifest, unpack, record
+//! ```
+//!
+//! The root digest (of an index, or of a lone manifest) stands for the image. Each is recorded twice: under its name,
+//! and under `repository@digest`, so that a revision keeps its bits when the tag moves on. Nothing is deleted here.
+
+mod archive;
+mod content;
+mod import;
+mod manifest;
+mod name;
+mod parcel;
+mod platform;
+mod pull;
+mod records;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::model::{Digest, WallTime};
+use domain::reason::Reason;
+use domain::replica::{RegistryLogin, ResolvedImage, Trouble};
+use tracing::debug;
+
+use self::content::Content;
+use self::manifest::{Descriptor, Selected};
+use self::name::{ImageName, InvalidImageName, Version};
+use self::platform::Board;
+use self::records::Record;
+use self::registry::Refusal;
+use self::unpack::Snapshots;
+use super::connection::Connection;
+use crate::clock::{Clock, rfc3339};
+use crate::config;
+use crate::runtime::RuntimeError;
+
+pub use self::import::ImportedImage;
+
+/// A lease outlives an agent that was killed at a pull by this much, so that the next one can go on with it.
+const LEASE: Duration = Duration::from_hours(24);
+/// Configurations kept in memory: more images than a board runs.
+const KNOWN: usize = 32;
+
+/// What an image says of how it is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The name of the snapshot of all its layers: the parent of a container's root file system.
+    pub chain_id: String,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// The command's first words.
+    pub entrypoint: Vec<String>,
+    /// The words after the entrypoint.
+    pub cmd: Vec<String>,
+    /// `user`, `uid`, `user:group`, `uid:gid`; empty is root.
+    pub user: String,
+    /// Empty is `/`.
+    pub working_dir: String,
+    /// A name or number; empty is SIGTERM.
+    pub stop_signal: String,
+}
+
+/// An image on the board, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// The full reference.
+    pub name: String,
+    /// Of its manifest, or of the index that holds it.
+    pub digest: Digest,
+    /// Bytes of its layers and configuration as they were fetched; 0 where they are not all there.
+    pub size: u64,
+    /// `linux/arm64/v8`; empty where it is not all there, or not for this board.
+    pub platform: String,
+    /// It came from an archive, and no registry is asked.
+    pub imported: bool,
+}
+
+/// The images of one containerd namespace. Clones share what they know and take turns at pulling.
+#[derive(Debug, Clone)]
+pub struct Images {
+    connection: Connection,
+    snapshotter: String,
+    config: Arc<config::Images>,
+    clock: Clock,
+    board: Arc<Board>,
+    known: Arc<Mutex<VecDeque<(Digest, ImageConfig)>>>,
+    turns: Arc<Turns>,
+}
+
+/// One of each at a time: a second one would only slow the first, on one uplink and one flash chip.
+#[derive(Debug, Default)]
+struct Turns {
+    pull: tokio::sync::Mutex<()>,
+    import: tokio::sync::Mutex<()>,
+    unpack: tokio::sync::Mutex<()>,
+}
+
+impl Images {
+    /// Images of the connection's namespace; nothing is asked yet.
+    pub fn new(
+        connection: Connection,
+        snapshotter: String,
+        config: config::Images,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            connection,
+            snapshotter,
+            config: Arc::new(config),
+            clock,
+            board: Arc::new(Board::this()),
+            known: Arc::default(),
+            turns: Arc::default(),
+        }
+    }
+
+    /// Makes the image local and unpacked, and says which bits the reference stands for.
+    ///
+    /// What was imported, and what a digest names, is used without asking. For other tags the registry is asked; if it
+    /// cannot be reached or has lost the tag, the local copy is taken with a warning.
+    pub async fn ensure(
+        &self,
+        reference: &str,
+        logins: &[RegistryLogin],
+    ) -> Result<ResolvedImage, RuntimeError> {
+        let invalid = |error: InvalidImageName| trouble(Reason::InvalidValue, error.to_string());
+        let name: ImageName = reference.parse().map_err(invalid)?;
+        let local = records::get(&self.connection, name.to_string()).await?;
+        let resolved = |digest, warning| ResolvedImage {
+            reference: reference.to_owned(),
+            name: name.to_string(),
+            digest,
+            warning,
+        };
+        if let Some(local) = &local {
+            let settled = local.is_imported() || matches!(name.version(), Version::Digest(_));
+            if settled && self.is_whole(local).await? {
+                return Ok(resolved(local.target.digest, None));
+            }
+        }
+        let refusal = match self.update(&name, local.as_ref(), logins).await? {
+            Ok(digest) => return Ok(resolved(digest, None)),
+            Err(refusal) => refusal,
+        };
+        match (refusal, local) {
+            (Refusal::Unreachable(why) | Refusal::NotFound(why), Some(local))
+                if self.is_whole(&local).await? =>
+            {
+                let digest = local.target.digest;
+                Ok(resolved(digest, Some(format!("{why}; the local copy {digest} is used"))))
+            }
+            (refusal, _) => Err(refusal.into_error()),
+        }
+    }
+
+    /// How the image is run. Costs no call for an image that `ensure` gave in this life of the agent.
+    pub async fn config(&self, image: &ResolvedImage) -> Result<ImageConfig, RuntimeError> {
+        match self.known(image.digest) {
+            Some(config) => Ok(config),
+            None => self.prepare(&image.name, image.digest).await,
+        }
+    }
+
+    /// Forgets what is known of an image. For a caller that was refused its chain as a parent: asked again, `config`
+    /// looks, and unpacks the image once more if its snapshot has gone.
+    pub fn forget(&self, image: &ResolvedImage) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(digest, _)| *digest != image.digest);
+    }
+
+    /// Every image on the board, by name.
+    pub async fn list(&self) -> Result<Vec<ImageInfo>, RuntimeError> {
+        let mut records = records::list(&self.connection).await?;
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        // The second record of an image that also has a name is bookkeeping.
+        let named: Vec<Digest> = records
+            .iter()
+            .filter(|record| !record.name.contains('@'))
+            .map(|record| record.target.digest)
+            .collect();
+        records
+            .retain(|record| !record.name.contains('@') || !named.contains(&record.target.digest));
+        let mut infos = Vec::with_capacity(records.len());
+        for record in records {
+            let imported = record.is_imported();
+            let digest = record.target.digest;
+            let (size, platform) = match self.selected(&record.name, digest).await {
+                Ok(found) => {
+                    let layers: u64 = found.manifest.layers.iter().map(|layer| layer.size).sum();
+                    (layers + found.manifest.config.size, found.platform.to_string())
+                }
+                Err(RuntimeError::Failed(_)) => (0, String::new()),
+                Err(error @ (RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_))) => {
+                    return Err(error);
+                }
+            };
+            infos.push(ImageInfo { name: record.name, digest, size, platform, imported });
+        }
+        Ok(infos)
+    }
+
+    /// Whether a recorded image can be run; one with a part missing can be fetched again.
+    async fn is_whole(&self, record: &Record) -> Result<bool, RuntimeError> {
+        match self.prepare(&record.name, record.target.digest).await {
+            Ok(_) => Ok(true),
+            Err(RuntimeError::Failed(Trouble { reason: Reason::ImageCorrupt, details })) => {
+                debug!(image = record.name, details, "a local image is not whole");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that a local image is unpacked.
+    async fn prepare(&self, name: &str, root: Digest) -> Result<ImageConfig, RuntimeError> {
+        if let Some(config) = self.known(root)
+            && self.snapshots(&self.connection).contains(&config.chain_id).await?
+        {
+            return Ok(config);
+        }
+        let selected = self.selected(name, root).await?;
+        if !self.snapshots(&self.connection).contains(&selected.config.chain_id).await? {
+            let leased = self.lease("unpack", root).await?;
+            let unpacked = self.unpack(&leased, &selected).await;
+            give_back(&leased).await;
+            unpacked?;
+        }
+        self.remember(root, &selected.config);
+        Ok(selected.config)
+    }
+
+    async fn selected(&self, name: &str, root: Digest) -> Result<Selected, RuntimeError> {
+        let mut content = Content(self.connection.clone());
+        Selected::find(&self.board, name, Descriptor::plain("", root, 0), &mut content).await
+    }
+
+    /// What is left to do once the layers are there: the documents with their references, the snapshots, the records.
+    async fn complete(
+        &self,
+        leased: &Connection,
+        name: &ImageName,
+        image: &Selected,
+        labels: Labels,
+    ) -> Result<(), RuntimeError> {
+        let content = Content(leased.clone());
+        let manifest = &image.manifest;
+        let chain = format!("containerd.io/gc.ref.snapshot.{}", self.snapshotter);
+        let keeps = BTreeMap::from([(chain, image.config.chain_id.clone())]);
+        content.put(&manifest.config, &image.config_bytes, keeps).await?;
+        let reference =
+            |key: String, digest| (format!("containerd.io/gc.ref.content.{key}"), digest);
+        let layers = manifest.layers.iter().enumerate();
+        let mut keeps: BTreeMap<String, String> = layers
+            .map(|(n, layer)| reference(format!("l.{n}"), layer.digest.to_string()))
+            .chain([reference("config".to_owned(), manifest.config.digest.to_string())])
+            .collect();
+        for (blob, bytes) in image.documents.iter().rev() {
+            content.put(blob, bytes, keeps).await?;
+            keeps = BTreeMap::from([reference("m.0".to_owned(), blob.digest.to_string())]);
+        }
+        self.unpack(leased, image).await?;
+        let root = image.root();
+        for (name, labels) in
+            [(name.pinned(root.digest), labels.pinned), (name.clone(), labels.named)]
+        {
+            let record = Record { name: name.to_string(), target: root.clone(), labels };
+            records::put(leased, record).await?;
+        }
+        self.remember(root.digest, &image.config);
+        Ok(())
+    }
+
+    async fn unpack(&self, leased: &Connection, image: &Selected) -> Result<(), RuntimeError> {
+        let _turn = self.turns.unpack.lock().await;
+        self.snapshots(leased).unpack(image).await
+    }
+
+    fn snapshots<'a>(&'a self, connection: &'a Connection) -> Snapshots<'a> {
+        Snapshots { connection, snapshotter: &self.snapshotter }
+    }
+
+    /// A lease for work on one image. Its name is that of an earlier try, which it goes on with.
+    async fn lease(&self, work: &str, root: Digest) -> Result<Connection, RuntimeError> {
+        let WallTime(now) = self.clock.wall();
+        let expires = rfc3339(WallTime(now + LEASE));
+        self.connection.leased(&format!("skerry-{work}-{}", root.hex()), expires).await
+    }
+
+    fn known(&self, root: Digest) -> Option<ImageConfig> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(digest, _)| *digest == root).map(|(_, config)| config.clone())
+    }
+
+    fn remember(&self, root: Digest, config: &ImageConfig) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(digest, _)| *digest != root);
+        known.truncate(KNOWN - 1);
+        known.push_front((root, config.clone()));
+    }
+}
+
+/// The labels of an image's two records.
+#[derive(Debug, Default)]
+struct Labels {
+    named: BTreeMap<String, String>,
+    pinned: BTreeMap<String, String>,
+}
+
+/// Ends a lease whose work is done. If that fails the lease expires, and no harm comes of it.
+async fn give_back(leased: &Connection) {
+    if let Err(error) = leased.release().await {
+        debug!(%error, "a lease stays until it expires");
+    }
+}
+
+/// Ends a lease whose work came to nothing, and frees the disk of it.
+async fn discard(leased: &Connection) {
+    if let Err(error) = leased.discard().await {
+        debug!(%error, "a lease stays until it expires");
+    }
+}
+
+fn trouble(reason: Reason, details: String) -> RuntimeError {
+    RuntimeError::Failed(Trouble { reason, details })
+}

@@ -1,0 +1,6 @@
+//! Images against a real containerd and a real registry.
+
+mod archives;
+mod fixture;
+mod flaky;
+mod pulls;

@@ -1,0 +1,233 @@
+//! Records and processes, folded into what the loop calls a replica.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use containerd_client::types::v1::{Process, Status};
+use domain::model::{Digest, Moment, ReplicaName};
+use domain::replica::{ContainerState, ObservedReplica};
+
+use super::record::{Record, Role};
+
+/// What a process that vanished with its shim is said to have ended with: a kill.
+const VANISHED: u32 = 128 + 9;
+
+/// What was seen before, so that a moment is when something was first seen and not when it was last looked at.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<BTreeMap<String, Seen>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// A container that is started again is another process.
+    pid: u32,
+    since: Moment,
+    ended: Option<(u32, bool, Moment)>,
+}
+
+/// What folding needs to ask of the board.
+pub(super) trait Traces {
+    /// The container's process was started in this boot.
+    fn started(&self, record: &Record) -> bool;
+    /// The init container has ended well and is not to run again.
+    fn done(&self, record: &Record) -> bool;
+    /// The kernel killed it for memory.
+    fn oom_killed(&self, record: &Record) -> bool;
+}
+
+impl Memory {
+    /// A process of `id` was started just now.
+    pub(super) fn started(&self, id: &str, pid: u32, now: Moment) {
+        let seen = Seen { pid, since: now, ended: None };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), seen);
+    }
+
+    /// Folds one look at containerd.
+    pub(super) fn fold(
+        &self,
+        records: Vec<Record>,
+        tasks: Vec<Process>,
+        traces: &impl Traces,
+        now: Moment,
+    ) -> BTreeMap<ReplicaName, ObservedReplica> {
+        let tasks: BTreeMap<String, Process> =
+            tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
+        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replicas = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for record in records {
+            let before = memory.get(&record.id).copied();
+            let (state, seen) = look(&record, tasks.get(&record.id), before, traces, now);
+            known.extend(seen.map(|seen| (record.id.clone(), seen)));
+            let ended_well = matches!(state, ContainerState::Exited { code: 0, .. });
+            let over = record.facts.role == Role::Init && (ended_well || traces.done(&record));
+            let replica = replicas.entry(record.replica.clone()).or_insert_with(|| empty(&record));
+            if !over {
+                replica.containers.insert(record.container, state);
+            }
+        }
+        *memory = known;
+        replicas
+    }
+}
+
+fn empty(record: &Record) -> ObservedReplica {
+    // A digest that cannot be read matches no template, so the replica is replaced rather than adopted.
+    let unknown = || Digest::of(record.facts.template_digest.as_bytes());
+    ObservedReplica {
+        app: record.app.clone(),
+        revision: record.revision.clone(),
+        environment: record.environment.clone(),
+        boot: record.boot.clone(),
+        template_digest: record.facts.template_digest.parse().unwrap_or_else(|_| unknown()),
+        address: record.facts.address,
+        containers: BTreeMap::new(),
+    }
+}
+
+fn look(
+    record: &Record,
+    task: Option<&Process>,
+    before: Option<Seen>,
+    traces: &impl Traces,
+    now: Moment,
+) -> (ContainerState, Option<Seen>) {
+    let Some(task) = task else {
+        if !traces.started(record) {
+            return (ContainerState::Created, None);
+        }
+        return ended(
+            before.unwrap_or(Seen { pid: 0, since: now, ended: None }),
+            VANISHED,
+            now,
+            || traces.oom_killed(record),
+        );
+    };
+    let before = before.filter(|seen| seen.pid == task.pid);
+    let seen = before.unwrap_or(Seen { pid: task.pid, since: now, ended: None });
+    match task.status() {
+        Status::Created | Status::Unknown => (ContainerState::Created, None),
+        Status::Running | Status::Paused | Status::Pausing => {
+            (ContainerState::Running { since: seen.since }, Some(seen))
+        }
+        Status::Stopped => ended(seen, task.exit_status, now, || traces.oom_killed(record)),
+    }
+}
+
+fn ended(
+    seen: Seen,
+    code: u32,
+    now: Moment,
+    killed: impl FnOnce() -> bool,
+) -> (ContainerState, Option<Seen>) {
+    // Only a kill can be the kernel's; a program may have survived the loss of a child long before it ended by itself.
+    let (code, oom, at) = seen.ended.unwrap_or_else(|| (code, code == VANISHED && killed(), now));
+    let seen = Seen { ended: Some((code, oom, at)), ..seen };
+    (ContainerState::Exited { code, oom, at }, Some(seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::record::Facts;
+    use super::*;
+
+    struct Fixed {
+        started: bool,
+        done: bool,
+        oom: bool,
+    }
+
+    impl Traces for Fixed {
+        fn started(&self, _: &Record) -> bool {
+            self.started
+        }
+        fn done(&self, _: &Record) -> bool {
+            self.done
+        }
+        fn oom_killed(&self, _: &Record) -> bool {
+            self.oom
+        }
+    }
+
+    const NOTHING: Fixed = Fixed { started: false, done: false, oom: false };
+
+    fn record(container: &str, role: Role) -> Record {
+        Record {
+            id: container.to_owned(),
+            environment: "default".parse().unwrap(),
+            app: "a".parse().unwrap(),
+            revision: "a--1".parse().unwrap(),
+            replica: "a--1-22222".parse().unwrap(),
+            container: container.to_owned(),
+            boot: "b".to_owned(),
+            facts: Facts {
+                template_digest: Digest::of(b"t").to_string(),
+                address: [10, 0, 0, 2].into(),
+                role,
+                stop_signal: 15,
+            },
+        }
+    }
+
+    fn task(id: &str, pid: u32, status: Status, exit_status: u32) -> Process {
+        let id = id.to_owned();
+        Process { id, pid, status: status.into(), exit_status, ..Process::default() }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    fn states(
+        memory: &Memory,
+        records: &[(&str, Role)],
+        tasks: Vec<Process>,
+        traces: &Fixed,
+        now: u64,
+    ) -> BTreeMap<String, ContainerState> {
+        let records = records.iter().map(|(name, role)| record(name, *role)).collect();
+        let mut found = memory.fold(records, tasks, traces, at(now));
+        found.pop_first().map(|(_, replica)| replica.containers).unwrap_or_default()
+    }
+
+    #[test]
+    fn moments_are_when_something_was_first_seen() {
+        let memory = Memory::default();
+        let look =
+            |tasks, now| states(&memory, &[("m", Role::Main)], tasks, &NOTHING, now)["m"].clone();
+        assert_eq!(look(vec![], 1), ContainerState::Created);
+        let running = || vec![task("m", 7, Status::Running, 0)];
+        assert_eq!(look(running(), 2), ContainerState::Running { since: at(2) });
+        assert_eq!(look(running(), 3), ContainerState::Running { since: at(2) });
+        let stopped = || vec![task("m", 7, Status::Stopped, 3)];
+        let exited = ContainerState::Exited { code: 3, oom: false, at: at(4) };
+        assert_eq!(look(stopped(), 4), exited);
+        assert_eq!(look(stopped(), 5), exited);
+        let again = vec![task("m", 8, Status::Running, 0)];
+        assert_eq!(look(again, 6), ContainerState::Running { since: at(6) });
+    }
+
+    #[test]
+    fn a_process_that_vanished_has_ended() {
+        let memory = Memory::default();
+        let traces = Fixed { started: true, oom: true, ..NOTHING };
+        let look = |now| states(&memory, &[("m", Role::Main)], vec![], &traces, now)["m"].clone();
+        let exited = ContainerState::Exited { code: 137, oom: true, at: at(4) };
+        assert_eq!(look(4), exited);
+        assert_eq!(look(9), exited);
+    }
+
+    #[test]
+    fn an_init_container_that_is_over_is_not_listed() {
+        let memory = Memory::default();
+        let both = [("i", Role::Init), ("m", Role::Main)];
+        let ended = vec![task("i", 7, Status::Stopped, 0)];
+        let names = |found: BTreeMap<String, ContainerState>| found.into_keys().collect::<Vec<_>>();
+        assert_eq!(names(states(&memory, &both, ended, &NOTHING, 1)), ["m"]);
+        let failed = vec![task("i", 7, Status::Stopped, 1)];
+        assert_eq!(names(states(&Memory::default(), &both, failed, &NOTHING, 1)), ["i", "m"]);
+        let done = Fixed { done: true, ..NOTHING };
+        assert_eq!(names(states(&memory, &both, vec![], &done, 1)), ["m"]);
+    }
+}

@@ -1,0 +1,275 @@
+//! The listeners: which there should be, which there are, and what stands in the way of the rest.
+//!
+//! One listener at a wildcard address covers the gateways too: a connection's own address tells which side it comes
+//! from. Where that one cannot be had because a stranger holds the port at one address, the gateways still can: apps
+//! go on finding each other while the LAN waits.
+
+use std::collections::BTreeMap;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use domain::reason::Reason;
+use domain::replica::Trouble;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::fleet::Shared;
+use super::upstream::SWEEP;
+use super::{Troubles, connection, holder};
+
+/// The name of the listener for the LAN.
+const LAN: &str = "ingress/lan";
+
+/// Connections that the kernel holds for us to accept.
+const BACKLOG: u32 = 1024;
+
+/// A port that could not be had is tried again after this long, doubling to the longest. The first tries are for a
+/// gateway whose bridge is just being made, the last for a program that holds a port.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// After an accept that failed for want of something (descriptors, memory), which takes a moment to come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) struct Listeners {
+    shared: Arc<Shared>,
+    troubles: Troubles,
+    bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+    open: BTreeMap<String, Listener>,
+    failing: BTreeMap<String, Trouble>,
+    retry: Duration,
+    /// When to try again what failed.
+    retry_at: Option<Instant>,
+    /// No accepting before then.
+    pause_until: Option<Instant>,
+    /// Where accepting goes on, so that a flood at one listener does not starve the others.
+    turn: usize,
+    /// When to look after idle links.
+    sweep_at: Option<Instant>,
+}
+
+struct Listener {
+    /// The address that was asked for.
+    wanted: SocketAddr,
+    socket: TcpListener,
+}
+
+impl Listeners {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        troubles: Troubles,
+        bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+    ) -> Self {
+        Self {
+            shared,
+            troubles,
+            bound,
+            open: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            retry: RETRY_FIRST,
+            retry_at: None,
+            pause_until: None,
+            turn: 0,
+            sweep_at: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut routes = self.shared.routes();
+        let mut published = true;
+        self.settle().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = routes.changed(), if published => {
+                    // Without the loop the last table holds.
+                    published = changed.is_ok();
+                    self.retry = RETRY_FIRST;
+                    self.settle().await;
+                }
+                () = until(self.retry_at) => self.settle().await,
+                () = until(self.pause_until), if self.pause_until.is_some() => self.pause_until = None,
+                () = self.shared.sweep.notified(), if self.sweep_at.is_none() => {
+                    self.sweep_at = Some(Instant::now() + SWEEP);
+                }
+                () = until(self.sweep_at) => self.sweep(),
+                accepted = accept(&self.open, self.turn), if self.pause_until.is_none() => {
+                    self.accepted(accepted);
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        self.turn = self.turn.wrapping_add(1);
+        match accepted {
+            Ok((stream, peer)) => connection::serve(&self.shared, stream, peer),
+            // The client went away before it was let in.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
+            Err(error) => {
+                warn!(%error, "cannot accept connections; pausing");
+                self.pause_until = Some(Instant::now() + ACCEPT_PAUSE);
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let fleet = self.shared.fleet();
+        let left = fleet.upstreams.values().filter(|upstream| upstream.sweep()).count();
+        self.sweep_at = (left != 0).then(|| Instant::now() + SWEEP);
+    }
+
+    /// Opens what should be open and is not, closes what should not, and tells of what cannot be.
+    async fn settle(&mut self) {
+        let before = self.failing.clone();
+        let gateways = self.gateways();
+        let lan = self.shared.settings.http;
+        let covers = lan.ip().is_unspecified() && lan.port() == self.shared.settings.gateway_port;
+        if covers && !self.open.contains_key(LAN) && !others_hold(lan.port(), &gateways) {
+            // Only our own listeners stand in the way, if any: they give way to the one that covers them.
+            self.open.clear();
+        }
+        self.failing.retain(|name, _| name == LAN || gateways.contains_key(name));
+        self.open.retain(|name, listener| match gateways.get(name) {
+            Some(address) => listener.wanted == *address,
+            None => name == LAN,
+        });
+        self.try_open(LAN, lan).await;
+        if covers && self.open.contains_key(LAN) {
+            self.failing.clear();
+        } else {
+            for (name, address) in &gateways {
+                self.try_open(name, *address).await;
+            }
+        }
+        self.tell(&before);
+        self.retry_at = (!self.failing.is_empty()).then(|| Instant::now() + self.retry);
+        self.retry =
+            if self.failing.is_empty() { RETRY_FIRST } else { RETRY_LAST.min(self.retry * 2) };
+    }
+
+    fn gateways(&self) -> BTreeMap<String, SocketAddr> {
+        let port = self.shared.settings.gateway_port;
+        let fleet = self.shared.fleet();
+        let named = |(name, routes): (&_, &domain::route::EnvironmentRoutes)| {
+            (format!("ingress/{name}"), SocketAddr::from((routes.gateway, port)))
+        };
+        fleet.table.environments.iter().map(named).collect()
+    }
+
+    async fn try_open(&mut self, name: &str, address: SocketAddr) {
+        if self.open.contains_key(name) {
+            return;
+        }
+        match bind(address) {
+            Ok(socket) => {
+                info!(listener = name, local.addr = %address, "listening");
+                self.failing.remove(name);
+                self.open.insert(name.to_owned(), Listener { wanted: address, socket });
+            }
+            Err(error) => {
+                debug!(listener = name, local.addr = %address, %error, "cannot listen");
+                if self.failing.get(name).is_none_or(|known| known.reason != reason(&error)) {
+                    let trouble = trouble(address, &error).await;
+                    self.failing.insert(name.to_owned(), trouble);
+                }
+            }
+        }
+    }
+
+    /// Publishes addresses and troubles where they changed.
+    fn tell(&self, before: &BTreeMap<String, Trouble>) {
+        let bound: BTreeMap<_, _> = self
+            .open
+            .iter()
+            .filter_map(|(name, listener)| Some((name.clone(), listener.socket.local_addr().ok()?)))
+            .collect();
+        self.bound.send_if_modified(|known| {
+            let changed = *known != bound;
+            *known = bound;
+            changed
+        });
+        if *before == self.failing {
+            return;
+        }
+        for (name, trouble) in &self.failing {
+            if before.get(name) != Some(trouble) {
+                warn!(listener = name, reason = trouble.reason.word(), details = trouble.details);
+            }
+        }
+        self.troubles.send_modify(|all| {
+            let all = Arc::make_mut(all);
+            all.retain(|name, _| !name.starts_with("ingress/"));
+            all.extend(self.failing.clone());
+        });
+    }
+}
+
+/// The next connection at any listener.
+async fn accept(
+    open: &BTreeMap<String, Listener>,
+    turn: usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| poll_accept(open, turn, cx)).await
+}
+
+fn poll_accept(
+    open: &BTreeMap<String, Listener>,
+    turn: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    let first = if open.is_empty() { 0 } else { turn % open.len() };
+    for listener in open.values().cycle().skip(first).take(open.len()) {
+        if let Poll::Ready(accepted) = listener.socket.poll_accept(cx) {
+            return Poll::Ready(accepted);
+        }
+    }
+    Poll::Pending
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the connections of the run before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether somebody beside our own gateways listens on the port.
+fn others_hold(port: u16, gateways: &BTreeMap<String, SocketAddr>) -> bool {
+    holder::listening().iter().filter(|socket| socket.port == port).any(|socket| {
+        let ours = socket.address.map(|address| SocketAddr::from((address, port)));
+        ours.is_none_or(|address| !gateways.values().any(|gateway| *gateway == address))
+    })
+}
+
+fn reason(error: &io::Error) -> Reason {
+    if error.kind() == io::ErrorKind::AddrInUse { Reason::PortTaken } else { Reason::NetworkFailed }
+}
+
+async fn trouble(address: SocketAddr, error: &io::Error) -> Trouble {
+    let reason = reason(error);
+    let details = if reason == Reason::PortTaken {
+        // /proc may be large; a thread that may block reads it.
+        let holder = tokio::task::spawn_blocking(move || holder::name(address)).await;
+        let holder = holder.ok().flatten().unwrap_or_else(|| "another program".to_owned());
+        format!("{address} is held by {holder}")
+    } else {
+        format!("cannot listen on {address}: {error}")
+    };
+    Trouble { reason, details }
+}

@@ -1,0 +1,198 @@
+//! Documents on their way to the loop, each acknowledged once the answer says that it is durable.
+//!
+//! Each topic is a chain: a newer document never overtakes an older one. The chains know nothing of each other, so
+//! that a slow document holds up its own topic alone. (MQTT asks for acknowledgements in the order of arrival; a
+//! document that waits for room on the disk is worth that breach, and brokers look acknowledgements up by id.)
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::status::Source;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rumqttc::v5::AsyncClient;
+use rumqttc::v5::mqttbytes::v5::Publish;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time;
+use tracing::{debug, warn};
+
+use super::topics::{Downward, Topics};
+use crate::inbox::{Inbox, Refusal, Request, Subject};
+
+/// Messages here at a time, and half of it is half a mebibyte for each of the 16 that the broker may have under way.
+/// The rest is for brokers that lose count (mosquitto 2.0.11 does) and for messages at `QoS` 0, which none counts.
+pub(super) const ROOM: usize = 128;
+/// What one unit of room holds: small messages take one, the largest take eight.
+const UNIT: usize = 64 * 1024;
+/// The longest wait before a document that found the disk full is tried again: a successor waits no longer either.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+
+/// The chains of one connection.
+pub(super) struct Intake {
+    topics: Topics,
+    inbox: Inbox,
+    client: AsyncClient,
+    chains: BTreeMap<Vec<u8>, Chain>,
+}
+
+/// A message, and the room that it takes here until it is settled.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    publish: Publish,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Arrival {
+    /// Finds room for a message; `None` where there is none.
+    pub(super) fn find_room(publish: Publish, room: &Arc<Semaphore>) -> Option<Self> {
+        let units = publish.payload.len().div_ceil(UNIT).clamp(1, ROOM);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(room).try_acquire_many_owned(units).ok()?;
+        Some(Self { publish, _room: permit })
+    }
+}
+
+/// One topic: one message is with the loop, these are not.
+#[derive(Default)]
+struct Chain {
+    /// Came later, and waits for its turn.
+    waiting: VecDeque<Arrival>,
+    /// Found the disk full and was superseded; acknowledged together with its successor.
+    superseded: Vec<Arrival>,
+}
+
+/// One message on its way to the loop.
+struct Errand {
+    arrival: Arrival,
+    about: Downward,
+    /// How often it was turned away for now.
+    held: u32,
+}
+
+/// What became of it.
+enum Outcome {
+    /// Accepted or refused, durable either way.
+    Durable,
+    /// Turned away for now.
+    Held,
+    /// The loop has gone; the broker will send it again.
+    Unanswered,
+}
+
+impl Intake {
+    pub(super) fn new(topics: Topics, inbox: Inbox, client: AsyncClient) -> Self {
+        Self { topics, inbox, client, chains: BTreeMap::new() }
+    }
+
+    /// Passes on what arrives, until the connection ends.
+    pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>) {
+        let mut errands = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                arrival = arrivals.recv() => match arrival {
+                    Some(arrival) => if let Some(errand) = self.take_in(arrival) {
+                        errands.push(run(self.inbox.clone(), errand));
+                    },
+                    None => return,
+                },
+                Some((errand, outcome)) = errands.next(), if !errands.is_empty() => {
+                    if let Some(errand) = self.settle(errand, outcome) {
+                        errands.push(run(self.inbox.clone(), errand));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a message in; returns it where it may go to the loop at once.
+    fn take_in(&mut self, arrival: Arrival) -> Option<Errand> {
+        let topic = &arrival.publish.topic;
+        let Some(about) = self.topics.read(topic) else {
+            debug!(?topic, "a message on a topic that is none of ours");
+            self.acknowledge(&arrival.publish);
+            return None;
+        };
+        if let Some(chain) = self.chains.get_mut(&topic[..]) {
+            chain.waiting.push_back(arrival);
+            return None;
+        }
+        self.chains.insert(topic.to_vec(), Chain::default());
+        Some(Errand { arrival, about, held: 0 })
+    }
+
+    /// Acknowledges what is durable; returns what goes to the loop next on this topic.
+    fn settle(&mut self, errand: Errand, outcome: Outcome) -> Option<Errand> {
+        let key = errand.arrival.publish.topic.to_vec();
+        let mut chain = self.chains.remove(&key)?;
+        let next = chain.waiting.pop_front();
+        match (outcome, &next) {
+            (Outcome::Held, None) => {
+                self.chains.insert(key, chain);
+                return Some(Errand { held: errand.held.saturating_add(1), ..errand });
+            }
+            (Outcome::Held, Some(_)) => chain.superseded.push(errand.arrival),
+            (Outcome::Durable, _) => {
+                for arrival in chain.superseded.drain(..).chain([errand.arrival]) {
+                    self.acknowledge(&arrival.publish);
+                }
+            }
+            (Outcome::Unanswered, _) => {}
+        }
+        let arrival = next?;
+        self.chains.insert(key, chain);
+        Some(Errand { arrival, about: errand.about, held: 0 })
+    }
+
+    fn acknowledge(&self, publish: &Publish) {
+        // The request channel has room for every message that may be unacknowledged; see `connection::REQUESTS`.
+        if self.client.try_ack(publish).is_err() {
+            warn!(topic = ?publish.topic, "an acknowledgement was not sent; the broker will send the message again");
+        }
+    }
+}
+
+/// Takes one message to the loop and waits for its answer.
+async fn run(inbox: Inbox, errand: Errand) -> (Errand, Outcome) {
+    if 0 < errand.held {
+        let hold = Duration::from_secs(1).saturating_mul(errand.held);
+        time::sleep(hold.min(LONGEST_HOLD)).await;
+    }
+    let payload = errand.arrival.publish.payload.clone();
+    let outcome = match &errand.about {
+        Downward::App(name) => document(&inbox, Subject::App(name.clone()), payload).await,
+        Downward::Job(name) => document(&inbox, Subject::Job(name.clone()), payload).await,
+        Downward::Scale(app) => {
+            let (reply, answer) = oneshot::channel();
+            ask(&inbox, Request::Scale { app: app.clone(), payload, reply }, answer).await
+        }
+    };
+    (errand, outcome)
+}
+
+async fn document(inbox: &Inbox, subject: Subject, payload: bytes::Bytes) -> Outcome {
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Document { source: Source::Mqtt, subject, payload, force: false, reply };
+    ask(inbox, request, answer).await
+}
+
+async fn ask<T>(
+    inbox: &Inbox,
+    request: Request,
+    answer: oneshot::Receiver<Result<T, Refusal>>,
+) -> Outcome {
+    if inbox.send(request).await.is_err() {
+        return Outcome::Unanswered;
+    }
+    match answer.await {
+        Ok(Ok(_)) => Outcome::Durable,
+        Ok(Err(refusal)) if refusal.passing => {
+            warn!(%refusal, "a message waits until it can be stored");
+            Outcome::Held
+        }
+        Ok(Err(refusal)) => {
+            debug!(%refusal, "a message was refused");
+            Outcome::Durable
+        }
+        Err(_) => Outcome::Unanswered,
+    }
+}

@@ -1,0 +1,174 @@
+//! Deeds: what a plan asks for, done by short tasks that report back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::model::{EnvironmentName, Moment, ReplicaName};
+use domain::plan::{Action, Doing};
+use domain::reason::Reason;
+use domain::replica::{ReplicaOrder, Trouble};
+use ipnet::Ipv4Net;
+use tokio::time;
+use tracing::{info, info_span, warn};
+
+use super::{Outcome, RETRY, Reconciler};
+use crate::network::{Network, NetworkError};
+use crate::runtime::Runtime;
+use crate::store::Store;
+
+impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
+    /// Looks at containers and networks. One look at a time: what happens during one calls for another.
+    pub(super) fn look(&mut self) {
+        if self.sight.looking {
+            self.sight.stale = true;
+            return;
+        }
+        self.sight.looking = true;
+        self.sight.stale = false;
+        self.sight.sequence += 1;
+        let begun = self.sight.sequence;
+        let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        self.deed("look", async move {
+            let (replicas, network) = tokio::join!(runtime.observe(), network.observe());
+            Outcome::Looked { begun, replicas, network }
+        });
+    }
+
+    /// Has one thing done.
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Fetch(order) => {
+                info!(revision = %order.revision, images = ?order.images, "fetch");
+                self.fetching.insert(order.revision.clone());
+                let runtime = self.runtime.clone();
+                self.deed("fetch", async move {
+                    let revision = order.revision.clone();
+                    Outcome::Fetched(revision, runtime.fetch(order).await)
+                });
+            }
+            Action::Start(order) => self.start(order),
+            Action::Restart(order, container) => {
+                info!(replica = %order.replica, container, "restart");
+                let doing = Doing::Restarting(Arc::clone(&order));
+                self.doing.insert(order.replica.clone(), doing);
+                let runtime = self.runtime.clone();
+                self.deed("restart", async move {
+                    let result = runtime.restart(&order, &container).await;
+                    Outcome::Restarted(order.replica.clone(), container, result)
+                });
+            }
+            Action::Stop(replica, grace) => self.stop(replica, grace),
+        }
+    }
+
+    fn start(&mut self, order: Arc<ReplicaOrder>) {
+        info!(replica = %order.replica, address = %order.place.address, "start");
+        self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
+        let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        let starts = Arc::clone(&self.starts);
+        self.deed("start", async move {
+            let _turn = starts.acquire().await;
+            let result = start(&runtime, &network, &order).await;
+            if result.is_err() {
+                // What was half made is taken away at once; what cannot be now is found by the next look.
+                let _ = runtime.stop(&order.replica, Duration::ZERO).await;
+                let _ = network.detach(&order.replica).await;
+            }
+            Outcome::Started(order.replica.clone(), result)
+        });
+    }
+
+    fn stop(&mut self, replica: ReplicaName, grace: Duration) {
+        info!(%replica, ?grace, "stop");
+        self.doing.insert(replica.clone(), Doing::Stopping);
+        let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        self.deed("stop", async move {
+            let result = stop(&runtime, &network, &replica, grace).await;
+            if result.is_err() {
+                // It is still there, so the next plan stops it again: not before this wait is over.
+                time::sleep(RETRY).await;
+            }
+            Outcome::Stopped(replica, result)
+        });
+    }
+
+    /// Makes the networks of these environments stand, if they are not the ones that do.
+    pub(super) fn settle(&mut self, wanted: &BTreeSet<EnvironmentName>, now: Moment) {
+        let settled = self.nets.settled.as_ref() == Some(wanted);
+        let waits = self.nets.trouble.is_some() && now < self.nets.retry_at;
+        // Before the first look a bridge that stands would be given another subnet.
+        if settled || self.nets.settling || waits || !self.nets.seen {
+            return;
+        }
+        self.nets.settling = true;
+        let known: BTreeMap<EnvironmentName, Ipv4Net> = self
+            .nets
+            .subnets
+            .iter()
+            .filter(|(name, _)| wanted.contains(*name))
+            .map(|(name, subnet)| (name.clone(), *subnet))
+            .collect();
+        let (network, wanted) = (self.network.clone(), wanted.clone());
+        self.deed(
+            "settle",
+            async move { Outcome::Settled(settle(&network, &wanted, known).await) },
+        );
+    }
+
+    fn deed(&self, name: &'static str, deed: impl Future<Output = Outcome> + Send + 'static) {
+        let outcomes = self.outcomes.0.clone();
+        self.tasks.spawn_short(info_span!("deed", name), async move {
+            // The loop may be gone by then: the agent stops, and the next one looks for itself.
+            let _ = outcomes.send(deed.await);
+        });
+    }
+}
+
+async fn start<R: Runtime, N: Network>(
+    runtime: &R,
+    network: &N,
+    order: &ReplicaOrder,
+) -> Result<(), Trouble> {
+    let (attached, created) =
+        tokio::join!(network.attach(&order.replica, &order.place), runtime.create(order));
+    attached.map_err(|error| error.0)?;
+    created.map_err(|error| error.trouble())?;
+    runtime.start(order).await.map_err(|error| error.trouble())
+}
+
+async fn stop<R: Runtime, N: Network>(
+    runtime: &R,
+    network: &N,
+    replica: &ReplicaName,
+    grace: Duration,
+) -> Result<(), Trouble> {
+    runtime.stop(replica, grace).await.map_err(|error| {
+        warn!(%replica, %error, "cannot stop");
+        error.trouble()
+    })?;
+    network.detach(replica).await.map_err(|error| error.0)
+}
+
+async fn settle<N: Network>(
+    network: &N,
+    wanted: &BTreeSet<EnvironmentName>,
+    mut subnets: BTreeMap<EnvironmentName, Ipv4Net>,
+) -> Result<(BTreeMap<EnvironmentName, Ipv4Net>, Vec<Trouble>), NetworkError> {
+    let missing: Vec<&EnvironmentName> =
+        wanted.iter().filter(|name| !subnets.contains_key(*name)).collect();
+    if !missing.is_empty() {
+        let taken: BTreeSet<Ipv4Net> = subnets.values().copied().collect();
+        let free = network.free_subnets().await?;
+        let mut free = free.into_iter().filter(|subnet| !taken.contains(subnet));
+        for name in missing {
+            let details = || format!("no /24 is left for the environment {name}");
+            let subnet = free.next().ok_or_else(|| {
+                NetworkError(Trouble { reason: Reason::AddressPoolExhausted, details: details() })
+            })?;
+            subnets.insert(name.clone(), subnet);
+        }
+    }
+    let remarks = network.settle(&subnets).await?;
+    Ok((subnets, remarks))
+}

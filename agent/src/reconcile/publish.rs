@@ -1,0 +1,128 @@
+//! Publishing: what follows from state and sight, sent where it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use domain::plan::{Fleet, World};
+use domain::replica::Trouble;
+use domain::state::AppRecord;
+use domain::status::{AppStatus, JobStatus, Statuses};
+use domain::view::{self, Scene};
+use tokio::sync::watch;
+
+use super::Reconciler;
+use crate::network::Network;
+use crate::published::DeviceState;
+use crate::runtime::Runtime;
+use crate::store::Store;
+
+impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
+    /// Sends what changed.
+    pub(super) fn publish(&mut self) {
+        let health = self.reports.health.borrow().clone();
+        let lan_names = self.reports.lan_names.borrow().clone();
+        let world = World {
+            now: self.clock.now(),
+            observed: &self.sight.replicas,
+            namespaces: &self.sight.namespaces,
+            health: &health,
+            doing: &self.doing,
+            fetching: &self.fetching,
+            subnets: &self.nets.subnets,
+            runtime: self.sight.trouble.as_ref(),
+            network: self.nets.trouble.as_ref(),
+            settings: &self.settings,
+        };
+        let fleet = Fleet::of(&self.state, world, &self.memory);
+        let scene = Scene {
+            state: &self.state,
+            fleet: &fleet,
+            world,
+            memory: &self.memory,
+            lan_names: &lan_names,
+        };
+        // Routes first: a replica that is about to stop must not get another request.
+        send(&self.publisher.routes, view::routes(scene));
+        send(&self.publisher.probes, view::probes(&self.state, &fleet));
+        send(&self.publisher.zones, view::zones(scene));
+        send(&self.publisher.announcements, view::announcements(scene));
+        let statuses = self.statuses(scene);
+        send(&self.publisher.statuses, statuses);
+        send(&self.publisher.device, self.device());
+        send(&self.publisher.outbox, self.outbox.clone());
+    }
+
+    fn statuses(&self, scene: Scene<'_>) -> Statuses {
+        let before = self.publisher.statuses.borrow().clone();
+        let now = self.clock.wall();
+        let mut statuses = Statuses::default();
+        for (name, record) in &self.state.apps {
+            if record.removed && !self.has_replicas(record) {
+                statuses.removed.insert(name.clone());
+            } else if record.accepted.is_some() || record.removed {
+                let status = view::app_status(record, scene);
+                statuses.apps.insert(name.to_string(), status);
+            }
+        }
+        for (name, refused) in &self.refusals {
+            let status = statuses.apps.entry(name.clone());
+            let status = status.or_insert_with(|| {
+                view::refused_status(name, refused.source, refused.finding.clone())
+            });
+            status.error = Some(refused.finding.clone());
+        }
+        for (name, record) in self.state.jobs.iter().filter(|(_, job)| !job.removed) {
+            statuses.jobs.insert(name.to_string(), view::job_status(record));
+        }
+        stamp(&mut statuses.apps, &before.apps, |status: &mut AppStatus| &mut status.updated, now);
+        stamp(&mut statuses.jobs, &before.jobs, |status: &mut JobStatus| &mut status.updated, now);
+        statuses
+    }
+
+    fn has_replicas(&self, record: &AppRecord) -> bool {
+        self.sight.replicas.values().any(|replica| replica.app == record.name)
+    }
+
+    fn device(&self) -> DeviceState {
+        let listeners = self.reports.listeners.borrow();
+        let own = [&self.sight.trouble, &self.nets.trouble, &self.storage_trouble];
+        let own = own.into_iter().flatten().chain(&self.nets.remarks);
+        let troubles: BTreeSet<&Trouble> = own.chain(listeners.values()).collect();
+        let apps = self.state.apps.values().filter_map(|app| {
+            Some((app.name.clone(), app.generation, app.accepted.as_ref()?.digest))
+        });
+        DeviceState {
+            rounds: self.rounds.min(1),
+            troubles: troubles.into_iter().cloned().collect(),
+            apps: apps.collect(),
+        }
+    }
+}
+
+/// Sends a level if it is another one.
+fn send<T: PartialEq>(to: &watch::Sender<Arc<T>>, level: T) {
+    to.send_if_modified(|known| {
+        let changed = **known != level;
+        if changed {
+            *known = Arc::new(level);
+        }
+        changed
+    });
+}
+
+/// What is the same as before keeps its date; what changed gets this one.
+fn stamp<T: PartialEq + Clone>(
+    now: &mut BTreeMap<String, T>,
+    before: &BTreeMap<String, T>,
+    updated: impl Fn(&mut T) -> &mut domain::model::WallTime,
+    date: domain::model::WallTime,
+) {
+    for (name, status) in now {
+        let mut known = before.get(name).cloned();
+        let known_date = known.as_mut().map(|known| *updated(known));
+        *updated(status) = known_date.unwrap_or(date);
+        if known.as_ref() != Some(status) {
+            *updated(status) = date;
+        }
+    }
+}

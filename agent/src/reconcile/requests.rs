@@ -1,0 +1,300 @@
+//! Requests: what the loop is asked, and what it answers. Everything is checked before anything changes.
+
+use bytes::Bytes;
+use domain::document::{Document, Finding, ScaleTarget};
+use domain::intake::{self, Incoming, Verdict, refusal};
+use domain::model::{AppName, Digest};
+use domain::reason::Reason;
+use domain::state::{AppRecord, Changes};
+use domain::status::Source;
+use tracing::{info, warn};
+
+use super::{INBOX_DEPTH, REFUSALS_KEPT, Reconciler, Refused};
+use crate::inbox::{Accepted, Refusal, Request, Run, Subject};
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::store::{Store, StoreError};
+
+impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
+    /// Answers a request, and those that wait behind it, up to a bound: rounds must go on in a flood.
+    pub(super) async fn take(&mut self, request: Request) {
+        let mut next = Some(request);
+        for _ in 0..INBOX_DEPTH {
+            let Some(request) = next else { return };
+            self.answer(request).await;
+            next = self.inbox.try_recv().ok();
+        }
+        if let Some(request) = next {
+            self.answer(request).await;
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // A caller that went away does not want the answer: that is no failure.
+        match request {
+            Request::Document { source, subject, payload, force, reply } => {
+                let _ = reply.send(self.document(source, &subject, payload, force).await);
+            }
+            Request::Scale { app, payload, reply } => {
+                let _ = reply.send(self.scale(&app, &payload).await);
+            }
+            Request::Delete { source, app, force, reply } => {
+                let _ = reply.send(self.delete(source, &app, force).await);
+            }
+            Request::Run { app, run, reply } => {
+                let _ = reply.send(self.start_or_stop(&app, run).await);
+            }
+            Request::Connecting { reply } => {
+                let _ = reply.send(self.next_epoch().await);
+            }
+            Request::Delivered { events } => self.delivered(events).await,
+            Request::ImagesChanged => self.memory.images_changed(),
+        }
+    }
+
+    async fn document(
+        &mut self,
+        source: Source,
+        subject: &Subject,
+        payload: Bytes,
+        force: bool,
+    ) -> Result<Accepted, Refusal> {
+        let sent_to = match subject {
+            Subject::App(name) | Subject::Job(name) => Some(name.as_str()),
+            Subject::Itself => None,
+        };
+        if payload.is_empty() {
+            return Ok(self.cleared(sent_to));
+        }
+        if let Some(unchanged) = self.repeat(source, subject, &payload) {
+            return Ok(unchanged);
+        }
+        let taken = take_apart(payload, sent_to.map(str::to_owned)).await;
+        let result = match taken {
+            Ok((parsed, payload)) => {
+                let incoming = Incoming { source, payload: &payload, force };
+                self.intake(subject, parsed, incoming).await
+            }
+            Err(findings) => Err((sent_to.map(str::to_owned), lasting(findings))),
+        };
+        match result {
+            Ok(accepted) => {
+                self.refusals.remove(&accepted.name);
+                Ok(accepted)
+            }
+            Err((name, refused)) => {
+                self.remember(name, source, &refused);
+                Err(refused)
+            }
+        }
+    }
+
+    /// What a retained message that comes again on reconnect costs: one digest.
+    fn repeat(&mut self, source: Source, subject: &Subject, payload: &[u8]) -> Option<Accepted> {
+        let digest = Digest::of(payload);
+        let (Subject::App(name) | Subject::Job(name)) = subject else { return None };
+        let key: AppName = name.parse().ok()?;
+        let received = match subject {
+            Subject::App(_) => self.state.apps.get(&key).map(|app| &app.received)?,
+            Subject::Job(_) => self.state.jobs.get(&key).map(|job| &job.received)?,
+            Subject::Itself => return None,
+        };
+        if received.get(&source) != Some(&digest) {
+            return None;
+        }
+        self.refusals.remove(name);
+        Some(Accepted { name: name.clone(), changed: false, warnings: Vec::new() })
+    }
+
+    /// An empty message means that somebody cleared the retained one. The app stays.
+    fn cleared(&mut self, sent_to: Option<&str>) -> Accepted {
+        let name = sent_to.unwrap_or_default().to_owned();
+        let app = name.parse::<AppName>().ok().filter(|name| {
+            self.state.apps.get(name).is_some_and(|record| record.accepted.is_some())
+        });
+        if let Some(app) = app {
+            let message = Reason::DesiredCleared.sentence().to_owned();
+            self.emit(Reason::DesiredCleared, Some(&app), None, None, message);
+        }
+        Accepted { name, changed: false, warnings: Vec::new() }
+    }
+
+    async fn intake(
+        &mut self,
+        subject: &Subject,
+        parsed: intake::Parsed,
+        incoming: Incoming<'_>,
+    ) -> Result<Accepted, (Option<String>, Refusal)> {
+        let intake::Parsed { name, document, warnings } = parsed;
+        let known = name.to_string();
+        let refused = |findings| (Some(known.clone()), lasting(findings));
+        let mut changes = Changes::default();
+        match (document, subject) {
+            (Document::App(document), Subject::App(_) | Subject::Itself) => {
+                let record = self.state.apps.get(&name);
+                match intake::app(record, &name, *document, warnings.clone(), incoming) {
+                    Verdict::Unchanged => (),
+                    Verdict::Changed(record) => changes.apps.push(*record),
+                    Verdict::Refused(findings) => return Err(refused(findings)),
+                }
+            }
+            (Document::Job(document), Subject::Job(_) | Subject::Itself) => {
+                let record = self.state.jobs.get(&name);
+                match intake::job(record, &name, *document, warnings.clone(), incoming) {
+                    Verdict::Unchanged => (),
+                    Verdict::Changed(record) => changes.jobs.push(*record),
+                    Verdict::Refused(findings) => return Err(refused(findings)),
+                }
+            }
+            (Document::App(_), Subject::Job(_)) | (Document::Job(_), Subject::App(_)) => {
+                let message = "apps are sent to apps/ and jobs to jobs/";
+                return Err(refused(vec![refusal(Reason::WrongKind, "type", message)]));
+            }
+        }
+        let is_new = !changes.is_empty();
+        if is_new {
+            self.tell_changes(&changes);
+            let stored = self.commit(changes).await;
+            stored.map_err(|error| (Some(name.to_string()), passing(&error)))?;
+        }
+        Ok(Accepted { name: name.to_string(), changed: is_new, warnings })
+    }
+
+    /// The events of an accepted document.
+    fn tell_changes(&mut self, changes: &Changes) {
+        for app in &changes.apps {
+            let known = self.state.apps.get(&app.name).and_then(AppRecord::latest).cloned();
+            let reason = if app.removed { Reason::AppRemoved } else { Reason::DesiredChanged };
+            info!(app = %app.name, %reason, source = app.source.word(), generation = app.generation, "desired state");
+            let message = format!("generation {} from {}", app.generation, app.source.word());
+            self.emit(reason, Some(&app.name), None, None, message);
+            if let Some(latest) = app.latest().filter(|latest| known.as_ref() != Some(latest)) {
+                let words = format!("Creating a new revision: {}", latest.name);
+                self.emit(
+                    Reason::RevisionCreated,
+                    Some(&app.name),
+                    Some(&latest.name),
+                    None,
+                    words,
+                );
+            }
+        }
+    }
+
+    /// Keeps a refusal for the status of the name it was for. The list is bounded: names can be anything.
+    fn remember(&mut self, name: Option<String>, source: Source, refused: &Refusal) {
+        let (Some(name), Some(finding)) = (name, refused.findings.first()) else { return };
+        warn!(app = name, reason = %finding.reason, message = finding.message, "document refused");
+        let known = name.parse::<AppName>().is_ok_and(|name| self.state.apps.contains_key(&name));
+        if !known && REFUSALS_KEPT <= self.refusals.len() && !self.refusals.contains_key(&name) {
+            self.refusals.pop_first();
+        }
+        self.refusals.insert(name, Refused { source, finding: finding.clone() });
+    }
+
+    async fn scale(&mut self, app: &str, payload: &[u8]) -> Result<(), Refusal> {
+        let name: AppName = app.parse().map_err(|error: domain::model::InvalidName| {
+            lasting(vec![refusal(Reason::InvalidValue, "name", error.to_string())])
+        })?;
+        let target = ScaleTarget::parse(payload).map_err(|finding| lasting(vec![finding]))?;
+        let target = target.unwrap_or_default();
+        let known = self.state.apps.get(&name).cloned();
+        // A target may come before its app: retained messages come in any order.
+        let mut record = known.unwrap_or_else(|| AppRecord::new(name.clone(), Source::Mqtt));
+        if record.scale == target {
+            return Ok(());
+        }
+        record.scale = target;
+        info!(app = %name, %target, "scale target");
+        self.emit(Reason::ScaleTargetChanged, Some(&name), None, None, target.to_string());
+        self.commit_app(record).await
+    }
+
+    async fn delete(&mut self, source: Source, app: &AppName, force: bool) -> Result<(), Refusal> {
+        let mut record = self.known(app)?;
+        if record.source != source && !force {
+            let message = format!("it belongs to the source {:?}", record.source.word());
+            return Err(lasting(vec![refusal(Reason::OwnedByOtherSource, "", message)]));
+        }
+        if source == Source::File {
+            // The same file may come back, and then it counts.
+            record.received.remove(&Source::File);
+        }
+        intake::remove(&mut record);
+        info!(%app, source = source.word(), "removed");
+        self.refusals.remove(app.as_str());
+        let message = format!("by {}", source.word());
+        self.emit(Reason::AppRemoved, Some(app), None, None, message);
+        self.commit_app(record).await
+    }
+
+    async fn start_or_stop(&mut self, app: &AppName, run: Run) -> Result<(), Refusal> {
+        let mut record = self.known(app)?;
+        let stopped = run == Run::Stopped;
+        if record.stopped == stopped {
+            return Ok(());
+        }
+        record.stopped = stopped;
+        self.commit_app(record).await
+    }
+
+    /// The record of an app that there is.
+    fn known(&self, app: &AppName) -> Result<AppRecord, Refusal> {
+        let record = self.state.apps.get(app).filter(|record| record.accepted.is_some());
+        record.cloned().ok_or_else(|| {
+            lasting(vec![refusal(Reason::UnknownApp, "", format!("there is no app {app}"))])
+        })
+    }
+
+    async fn commit_app(&mut self, record: AppRecord) -> Result<(), Refusal> {
+        let changes = Changes { apps: vec![record], ..Changes::default() };
+        self.commit(changes).await.map_err(|error| passing(&error))
+    }
+
+    /// The epoch of the next connection, durable before anybody sees it.
+    async fn next_epoch(&mut self) -> Result<u64, Refusal> {
+        let mut device = self.state.device.clone();
+        device.epoch += 1;
+        device.clock_floor_secs = device.clock_floor_secs.max(self.clock.wall().0.as_secs());
+        let epoch = device.epoch;
+        let changes = Changes { device: Some(device), ..Changes::default() };
+        match self.commit(changes).await {
+            Ok(()) => Ok(epoch),
+            Err(error) => Err(passing(&error)),
+        }
+    }
+
+    async fn delivered(&mut self, events: Vec<u64>) {
+        let dropped = std::mem::take(&mut self.state.device.dropped_events);
+        if 0 < dropped {
+            let message = format!("{dropped} events were dropped");
+            self.emit(Reason::EventsDropped, None, None, None, message);
+        }
+        let changes = Changes { delivered: events, ..Changes::default() };
+        if let Err(error) = self.commit(changes).await {
+            // They stay in the outbox and go out once more: at least once is what was promised.
+            warn!(%error, "delivered events cannot be taken from the outbox");
+        }
+    }
+}
+
+/// Takes a document apart on a thread that may take its time: a large one must not hold up the others.
+async fn take_apart(
+    payload: Bytes,
+    sent_to: Option<String>,
+) -> Result<(intake::Parsed, Bytes), Vec<Finding>> {
+    let task = tokio::task::spawn_blocking(move || {
+        intake::take_apart(&payload, sent_to.as_deref()).map(|parsed| (parsed, payload))
+    });
+    task.await.unwrap_or_else(|_| {
+        Err(vec![refusal(Reason::InvalidSyntax, "", "the document cannot be read")])
+    })
+}
+
+fn lasting(findings: Vec<Finding>) -> Refusal {
+    Refusal { findings, passing: false }
+}
+
+fn passing(error: &StoreError) -> Refusal {
+    Refusal { findings: vec![refusal(error.0.reason, "", error.0.details.clone())], passing: true }
+}

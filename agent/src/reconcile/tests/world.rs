@@ -1,0 +1,438 @@
+//! A board made of maps, and a loop on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::model::{AppName, EnvironmentName, ReplicaName};
+use domain::plan::Settings;
+use domain::probe::{Health, HealthReport};
+use domain::reason::Reason;
+use domain::replica::{
+    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Trouble,
+};
+use domain::state::{AppRecord, Changes, State};
+use domain::status::{AppStatus, Source};
+use ipnet::Ipv4Net;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tracing::info_span;
+
+use crate::clock::Clock;
+use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::network::{Network, NetworkError, ObservedNetwork};
+use crate::published::{Published, Reports, channels};
+use crate::reconcile::{Parts, Reconciler};
+use crate::runtime::{Runtime, RuntimeError};
+use crate::store::{Loaded, Store, StoreError};
+use crate::tasks::Tasks;
+
+/// An hour of the board's time, which costs the test none.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// A document of one app.
+pub(super) fn document(app: &str, tag: &str, generation: u64) -> String {
+    format!(
+        "name: {app}\nproperties:\n  configuration:\n    ingress: {{external: true, targetPort: 8080}}\n  template:\n    \
+         containers: [{{name: main, image: 'registry.example/{app}:{tag}'}}]\n    scale: {{minReplicas: 1}}\n\
+         skerry: {{generation: {generation}}}\n"
+    )
+}
+
+/// What there is, and what is to go wrong.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) replicas: BTreeMap<ReplicaName, ObservedReplica>,
+    pub(super) namespaces: BTreeSet<ReplicaName>,
+    pub(super) environments: BTreeMap<EnvironmentName, Ipv4Net>,
+    pub(super) stored: State,
+    pub(super) starts: u32,
+    pub(super) missing_images: BTreeSet<String>,
+    pub(super) away: Option<RuntimeError>,
+    pub(super) hangs: bool,
+    pub(super) store_trouble: Option<Trouble>,
+    boot: u32,
+}
+
+impl World {
+    /// Power comes back: records stand, nothing runs, no namespace, no bridge.
+    pub(super) fn reboot(&mut self) {
+        self.boot += 1;
+        self.namespaces.clear();
+        self.environments.clear();
+        self.lose_all();
+    }
+
+    /// Every container's process is gone without a trace.
+    pub(super) fn lose_all(&mut self) {
+        for state in self.replicas.values_mut().flat_map(|replica| replica.containers.values_mut())
+        {
+            *state = ContainerState::Created;
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    async fn reach(&self) -> Result<(), RuntimeError> {
+        let (away, hangs) = {
+            let world = self.lock();
+            let away = world.away.as_ref().map(|_| RuntimeError::Unavailable("away".to_owned()));
+            (away, world.hangs)
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        away.map_or(Ok(()), Err)
+    }
+}
+
+impl Runtime for Shared {
+    async fn observe(&self) -> Result<BTreeMap<ReplicaName, ObservedReplica>, RuntimeError> {
+        self.reach().await?;
+        Ok(self.lock().replicas.clone())
+    }
+
+    async fn fetch(&self, order: FetchOrder) -> Result<Vec<ResolvedImage>, RuntimeError> {
+        self.reach().await?;
+        let resolve = |reference: String| {
+            if self.lock().missing_images.contains(&reference) {
+                let details = format!("{reference} is not there");
+                return Err(RuntimeError::Failed(Trouble {
+                    reason: Reason::ImageNotFound,
+                    details,
+                }));
+            }
+            let digest = domain::model::Digest::of(reference.as_bytes());
+            Ok(ResolvedImage { name: reference.clone(), reference, digest, warning: None })
+        };
+        order.images.into_iter().map(resolve).collect()
+    }
+
+    async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let containers = order.template.containers.iter();
+        let replica = ObservedReplica {
+            app: order.app.clone(),
+            revision: order.revision.clone(),
+            environment: order.environment.clone(),
+            boot: order.boot.clone(),
+            template_digest: order.template_digest,
+            address: order.place.address,
+            containers: containers.map(|one| (one.name.clone(), ContainerState::Created)).collect(),
+        };
+        self.lock().replicas.insert(order.replica.clone(), replica);
+        Ok(())
+    }
+
+    async fn start(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        assert!(world.namespaces.contains(&order.replica), "a start needs the namespace");
+        world.starts += 1;
+        let replica = world.replicas.get_mut(&order.replica).expect("created before");
+        for state in replica.containers.values_mut() {
+            *state = ContainerState::Running { since: domain::model::Moment::default() };
+        }
+        Ok(())
+    }
+
+    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        let replica = world.replicas.get_mut(&order.replica).expect("it was observed");
+        let state = ContainerState::Running { since: domain::model::Moment::default() };
+        replica.containers.insert(container.to_owned(), state);
+        Ok(())
+    }
+
+    async fn stop(&self, replica: &ReplicaName, _: Duration) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        self.lock().replicas.remove(replica);
+        Ok(())
+    }
+}
+
+impl Network for Shared {
+    async fn observe(&self) -> Result<ObservedNetwork, NetworkError> {
+        let world = self.lock();
+        Ok(ObservedNetwork {
+            environments: world.environments.clone(),
+            namespaces: world.namespaces.clone(),
+            addresses: Vec::new(),
+        })
+    }
+
+    async fn settle(
+        &self,
+        environments: &BTreeMap<EnvironmentName, Ipv4Net>,
+    ) -> Result<Vec<Trouble>, NetworkError> {
+        self.lock().environments.clone_from(environments);
+        Ok(Vec::new())
+    }
+
+    async fn free_subnets(&self) -> Result<Vec<Ipv4Net>, NetworkError> {
+        Ok((0..8).map(|n| Ipv4Net::new_assert([10, 213, n, 0].into(), 24)).collect())
+    }
+
+    async fn attach(&self, replica: &ReplicaName, _: &Place) -> Result<(), NetworkError> {
+        self.lock().namespaces.insert(replica.clone());
+        Ok(())
+    }
+
+    async fn detach(&self, replica: &ReplicaName) -> Result<(), NetworkError> {
+        self.lock().namespaces.remove(replica);
+        Ok(())
+    }
+
+    fn netns(&self, replica: &ReplicaName) -> PathBuf {
+        PathBuf::from("/run/skerry/netns").join(replica.as_str())
+    }
+}
+
+impl Store for Shared {
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let mut world = self.lock();
+        if let Some(trouble) = world.store_trouble.clone() {
+            return Err(StoreError(trouble));
+        }
+        for app in &changes.apps {
+            world.stored.apps.insert(app.name.clone(), app.clone());
+        }
+        if let Some(device) = &changes.device {
+            world.stored.device = device.clone();
+        }
+        Ok(())
+    }
+}
+
+/// A loop on a board, with a prober that finds everything well until it is told to hold.
+#[derive(Debug)]
+pub(super) struct Board {
+    shared: Shared,
+    inbox: Inbox,
+    published: Published,
+    tasks: Tasks,
+    pulse: watch::Sender<u64>,
+    held: watch::Sender<bool>,
+}
+
+impl Board {
+    pub(super) fn start() -> Self {
+        Self::on(Shared(Arc::default()))
+    }
+
+    fn on(shared: Shared) -> Self {
+        let (publisher, published) = channels();
+        let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
+        let (pulse, runtime) = watch::channel(0);
+        let (health, health_rx) = watch::channel(Arc::default());
+        let (held, held_rx) = watch::channel(false);
+        let tasks = Tasks::default();
+        let (state, boot) = {
+            let world = shared.lock();
+            (world.stored.clone(), world.boot)
+        };
+        let settings = Settings {
+            device: "pi-1".to_owned(),
+            dns_suffix: "{environment}.{device}.internal".to_owned(),
+            netns_dir: "/run/skerry/netns".into(),
+            boot: format!("boot-{boot}"),
+            host_allowed: false,
+        };
+        let reconciler = Reconciler::new(Parts {
+            runtime: shared.clone(),
+            network: shared.clone(),
+            store: shared.clone(),
+            loaded: Loaded { state, ..Loaded::default() },
+            clock: Clock::default(),
+            settings,
+            tasks: tasks.clone(),
+            inbox: requests,
+            reports: Reports {
+                health: health_rx,
+                lan_names: watch::channel(Arc::default()).1,
+                runtime,
+                listeners: watch::channel(Arc::default()).1,
+            },
+            publisher,
+            durable_events: true,
+        });
+        tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
+        let probes = published.probes.clone();
+        tasks.spawn(info_span!("probe"), |stop| async move {
+            tokio::select! {
+                () = stop.cancelled() => (),
+                () = probe(probes, held_rx, health) => (),
+            }
+        });
+        Self { shared, inbox, published, tasks, pulse, held }
+    }
+
+    /// The agent ends and starts again; the board runs on.
+    pub(super) async fn restart(self) -> Self {
+        self.tasks.shut_down(Duration::from_secs(5)).await;
+        Self::on(self.shared)
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.lock()
+    }
+
+    pub(super) fn stored(&self, app: &str) -> AppRecord {
+        self.world().stored.apps[&app.parse::<AppName>().unwrap()].clone()
+    }
+
+    /// Something happened to a container, and an event told of it.
+    pub(super) fn pulse(&self) {
+        self.pulse.send_modify(|n| *n += 1);
+    }
+
+    /// From now on the prober learns nothing new.
+    pub(super) fn hold_health(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub(super) fn release_health(&self) {
+        self.held.send_replace(false);
+    }
+
+    pub(super) fn crash_all(&self, code: u32) {
+        let at = Clock::default().now();
+        for state in
+            self.world().replicas.values_mut().flat_map(|replica| replica.containers.values_mut())
+        {
+            *state = ContainerState::Exited { code, oom: false, at };
+        }
+        self.pulse();
+    }
+
+    pub(super) async fn send(&self, app: &str, document: &str) -> Result<Accepted, Refusal> {
+        self.document(Source::Mqtt, Subject::App(app.to_owned()), document, false).await
+    }
+
+    pub(super) async fn send_from(
+        &self,
+        source: Source,
+        document: &str,
+        force: bool,
+    ) -> Result<Accepted, Refusal> {
+        self.document(source, Subject::Itself, document, force).await
+    }
+
+    async fn document(
+        &self,
+        source: Source,
+        subject: Subject,
+        text: &str,
+        force: bool,
+    ) -> Result<Accepted, Refusal> {
+        let payload = Bytes::from(text.to_owned());
+        self.ask(|reply| Request::Document { source, subject, payload, force, reply }).await
+    }
+
+    pub(super) async fn scale(&self, app: &str, text: &str) -> Result<(), Refusal> {
+        let (app, payload) = (app.to_owned(), Bytes::from(text.to_owned()));
+        self.ask(|reply| Request::Scale { app, payload, reply }).await
+    }
+
+    pub(super) async fn run(&self, app: &str, run: Run) -> Result<(), Refusal> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::Run { app, run, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(request(reply)).await.expect("the loop runs");
+        timeout(PATIENCE, answer).await.expect("an answer in time").expect("an answer")
+    }
+
+    /// Waits for an app's status.
+    pub(super) async fn until(
+        &mut self,
+        app: &str,
+        wanted: impl Fn(&AppStatus) -> bool,
+    ) -> AppStatus {
+        let mut statuses = self.published.statuses.clone();
+        let level = statuses.wait_for(|statuses| statuses.apps.get(app).is_some_and(&wanted));
+        if let Ok(reached) = timeout(PATIENCE, level).await {
+            return reached.expect("the loop runs").apps[app].clone();
+        }
+        let last = self.published.statuses.borrow().apps.get(app).cloned();
+        panic!("waited in vain; the last status: {last:#?}")
+    }
+
+    pub(super) async fn until_removed(&mut self, app: &str) {
+        let app: AppName = app.parse().unwrap();
+        let level = self.published.statuses.wait_for(|statuses| statuses.removed.contains(&app));
+        timeout(PATIENCE, level).await.expect("removed in time").expect("the loop runs");
+    }
+
+    /// Waits for something that no status tells.
+    pub(super) async fn until_world(&mut self, wanted: impl Fn(&World) -> bool) {
+        let level = async {
+            while !wanted(&self.shared.lock()) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, level).await.expect("the world in time");
+    }
+
+    /// Where the ingress would send a request.
+    pub(super) fn backends(&self, app: &str) -> Vec<String> {
+        let routes = self.published.routes.borrow().clone();
+        let service = &routes.environments[&EnvironmentName::default()].apps
+            [&app.parse::<AppName>().unwrap()];
+        let shares =
+            service.split.iter().filter_map(|share| service.revisions.get(&share.revision));
+        shares.flatten().map(|backend| backend.address.to_string()).collect()
+    }
+
+    pub(super) fn unready(&self, app: &str) -> Reason {
+        let routes = self.published.routes.borrow().clone();
+        routes.environments[&EnvironmentName::default()].apps[&app.parse::<AppName>().unwrap()]
+            .unready
+    }
+}
+
+/// Finds every target well at once, but nothing new while it is held.
+async fn probe(
+    mut probes: watch::Receiver<Arc<domain::probe::ProbePlan>>,
+    mut held: watch::Receiver<bool>,
+    health: watch::Sender<Arc<HealthReport>>,
+) {
+    loop {
+        let plan = probes.borrow_and_update().clone();
+        let holds = *held.borrow_and_update();
+        let known = health.borrow().clone();
+        let report: HealthReport = plan
+            .iter()
+            .map(|(name, target)| {
+                let old = known.get(name).filter(|old| old.epoch == target.epoch).cloned();
+                let well =
+                    Health { epoch: target.epoch, started: true, ready: true, ..Health::default() };
+                let now =
+                    if holds { Health { epoch: target.epoch, ..Health::default() } } else { well };
+                (name.clone(), old.filter(|old| old.ready || holds).unwrap_or(now))
+            })
+            .collect();
+        if *known != report {
+            health.send_replace(Arc::new(report));
+        }
+        tokio::select! {
+            changed = probes.changed() => if changed.is_err() { return },
+            changed = held.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `desired.snapshot`: the copy that the store is rebuilt from.
+//!
+//! A line of magic, the sha256 of what follows, and a versioned `Snapshot`. Written whole under another name and then
+//! renamed, so that at any moment one good copy stands.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use domain::model::Digest;
+use domain::state::State;
+use skerry_proto::record::Snapshot;
+use tracing::warn;
+
+use super::record::{app_message, job_message, read_app, read_device, read_job};
+use super::{device_message, sync_dir, unversioned, versioned};
+
+/// Its name in the folder of the state.
+pub(super) const NAME: &str = "desired.snapshot";
+
+const MAGIC: &[u8] = b"skerry snapshot\n";
+
+/// Writes the copy; once this returns it is durable.
+pub(super) fn write(path: &Path, state: &State, sequence: u64) -> io::Result<()> {
+    let body = versioned(&Snapshot {
+        sequence,
+        device: Some(device_message(&state.device)),
+        apps: state.apps.values().map(app_message).collect(),
+        jobs: state.jobs.values().map(job_message).collect(),
+    });
+    let next = path.with_extension("next");
+    let mut file = File::create(&next)?;
+    file.write_all(MAGIC)?;
+    file.write_all(Digest::of(&body).to_string().as_bytes())?;
+    file.write_all(b"\n")?;
+    file.write_all(&body)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The state and sequence number of a good copy; none where there is none, or it is damaged.
+pub(super) fn read(path: &Path) -> Option<(State, u64)> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "the snapshot cannot be read");
+            return None;
+        }
+    };
+    let state = decode(&bytes);
+    if state.is_none() {
+        warn!(path = %path.display(), "the snapshot is damaged");
+    }
+    state
+}
+
+fn decode(bytes: &[u8]) -> Option<(State, u64)> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let (digest, body) = (std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]);
+    if Digest::of(body) != digest.parse().ok()? {
+        return None;
+    }
+    let snapshot: Snapshot = unversioned(body)?;
+    let mut state = State::default();
+    for app in snapshot.apps.iter().filter_map(read_app) {
+        state.apps.insert(app.name.clone(), app);
+    }
+    for job in snapshot.jobs.iter().filter_map(read_job) {
+        state.jobs.insert(job.name.clone(), job);
+    }
+    state.device = snapshot.device.as_ref().map(read_device).unwrap_or_default();
+    Some((state, snapshot.sequence))
+}

@@ -1,0 +1,183 @@
+//! The store: closed, damaged, full and old.
+
+use std::fs;
+
+use domain::document::ScaleTarget;
+use domain::event::Event;
+use domain::intake::{self, Incoming, Verdict};
+use domain::model::WallTime;
+use domain::reason::Reason;
+use domain::state::{AppRecord, Changes, DeviceRecord};
+use domain::status::{Phase, Source};
+
+use super::*;
+
+const DOCUMENT: &[u8] = b"
+name: hello
+properties:
+  configuration:
+    ingress: {external: true, targetPort: 8080}
+  template:
+    containers: [{name: main, image: 'registry.example/hello:1'}]
+    scale: {minReplicas: 1, maxReplicas: 3}
+skerry: {generation: 7}
+";
+
+fn record() -> AppRecord {
+    let parsed = intake::take_apart(DOCUMENT, Some("hello")).unwrap();
+    let domain::document::Document::App(document) = parsed.document else { panic!("an app") };
+    let incoming = Incoming { source: Source::Mqtt, payload: DOCUMENT, force: false };
+    let verdict = intake::app(None, &parsed.name, *document, parsed.warnings, incoming);
+    let Verdict::Changed(mut record) = verdict else { panic!("{verdict:?}") };
+    record.revisions[0].phase = Phase::Committed;
+    record.revisions[0].was_ready = true;
+    record.scale = ScaleTarget { replicas: Some(2), ..ScaleTarget::default() };
+    *record
+}
+
+fn event(id: u64) -> Event {
+    Event {
+        id,
+        time: WallTime(std::time::Duration::from_secs(1_800_000_000)),
+        app: Some("hello".parse().unwrap()),
+        revision: Some("hello--0000001".parse().unwrap()),
+        replica: None,
+        reason: Reason::RevisionReady,
+        message: "ready".to_owned(),
+    }
+}
+
+fn changes() -> Changes {
+    Changes {
+        apps: vec![record()],
+        device: Some(DeviceRecord { epoch: 3, next_event: 9, ..DeviceRecord::default() }),
+        events: vec![event(7), event(8)],
+        ..Changes::default()
+    }
+}
+
+fn filled(dir: &Path) {
+    let (mut store, _) = SledStore::open(dir).unwrap();
+    store.commit(&changes()).unwrap();
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let (mut store, loaded) = SledStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.state.apps.values().collect::<Vec<_>>(), [&record()]);
+    assert_eq!(loaded.state.device.epoch, 3);
+    assert_eq!(loaded.outbox, [event(7), event(8)]);
+    assert_eq!(loaded.rebuilt, None);
+
+    store.commit(&Changes { delivered: vec![7], ..Changes::default() }).unwrap();
+    drop(store);
+    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.outbox, [event(8)]);
+}
+
+#[test]
+fn a_damaged_store_is_rebuilt_from_its_copy_and_kept_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    for file in ["db", "conf"] {
+        fs::write(dir.path().join("state").join(file), b"not a database at all").unwrap();
+    }
+    let (store, loaded) = SledStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.state.apps.values().collect::<Vec<_>>(), [&record()]);
+    assert_eq!(loaded.state.device.epoch, 3 + EPOCH_JUMP);
+    assert!(loaded.rebuilt.unwrap().contains("state.damaged.1"));
+    assert!(dir.path().join("state.damaged.1").exists());
+    drop(store);
+    let (_, again) = SledStore::open(dir.path()).unwrap();
+    assert_eq!((again.state.device.epoch, again.rebuilt), (3 + EPOCH_JUMP, None));
+}
+
+#[test]
+fn a_lost_store_is_rebuilt_from_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert!(loaded.state.apps.contains_key(&record().name));
+}
+
+#[test]
+fn a_damaged_copy_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let path = dir.path().join(snapshot::NAME);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(snapshot::read(&path).is_none());
+    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.state.apps.len(), 1);
+}
+
+#[test]
+fn a_copy_cut_at_any_byte_is_never_taken_for_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let path = dir.path().join(snapshot::NAME);
+    let bytes = fs::read(&path).unwrap();
+    for end in 0..bytes.len() {
+        fs::write(&path, &bytes[..end]).unwrap();
+        assert!(snapshot::read(&path).is_none(), "cut at {end}");
+    }
+}
+
+/// Records of version 1 as the first release wrote them: they stay readable for ever.
+#[test]
+fn records_of_the_first_release_are_read() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/store-v1.snapshot");
+    if std::env::var_os("SKERRY_WRITE_FIXTURES").is_some() {
+        let state = State { apps: [(record().name, record())].into(), ..State::default() };
+        snapshot::write(&fixture, &state, 1).unwrap();
+    }
+    let (state, sequence) = snapshot::read(&fixture).expect("the fixture is a good snapshot");
+    assert_eq!(sequence, 1);
+    assert_eq!(state.apps.values().collect::<Vec<_>>(), [&record()]);
+}
+
+#[test]
+fn a_full_disk_is_refused_before_the_store_meets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = nix::mount::mount(
+        Some("tmpfs"),
+        dir.path(),
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=4m"),
+    );
+    if let Err(error) = mounted {
+        println!("skipped: cannot mount a tmpfs: {error}");
+        return;
+    }
+    let _mounted = Mounted(dir.path());
+    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    store.commit(&changes()).unwrap();
+    let ballast = dir.path().join("ballast");
+    let mut size = 4 << 20;
+    while fs::write(&ballast, vec![1; size]).is_err() {
+        size -= 64 << 10;
+    }
+    let refused = store.commit(&changes()).unwrap_err();
+    assert_eq!(refused.0.reason, Reason::StorageFull);
+    fs::remove_file(&ballast).unwrap();
+    store.commit(&changes()).unwrap();
+    drop(store);
+    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.state.apps.len(), 1);
+}
+
+/// Takes the mount away, also when the test fails.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
