@@ -24,9 +24,9 @@ mod places;
 mod record;
 mod seccomp;
 mod spec;
+mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
-mod teardown;
 mod user;
 mod watch;
 
