@@ -1,6 +1,7 @@
 //! A board: a namespace with a containerd and an agent in it.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -17,11 +18,8 @@ use crate::command::{output, run};
 use crate::http::Client;
 use crate::image::Image;
 use crate::lan::Lan;
-use crate::process::{Process, tail, touch};
+use crate::process::{Process, touch};
 use crate::wait::{SHORT, eventually};
-
-/// Lines of each log that a failed test shows.
-const LINES_SHOWN: usize = 60;
 
 /// A board of the test's own.
 #[derive(Debug)]
@@ -299,21 +297,23 @@ impl Board {
         Ok(())
     }
 
-    #[expect(clippy::print_stderr, reason = "what a failed test is understood by")]
-    fn show_logs(&self) {
+    /// Copies the logs to the directory that `SKERRY_LOGS` names, under the name of the test.
+    fn keep_logs(&self) -> Result<()> {
+        let Some(kept) = env::var_os("SKERRY_LOGS") else { return Ok(()) };
+        fs::create_dir_all(&kept)?;
+        let thread = thread::current();
+        let test = thread.name().unwrap_or("main");
         for log in ["agent.log", "containerd.log"] {
-            let text = fs::read_to_string(self.dir().join(log)).unwrap_or_default();
-            eprintln!("---- {} {log}\n{}", self.lan.name(), tail(&text, LINES_SHOWN));
+            fs::copy(self.dir().join(log), Path::new(&kept).join(format!("{test}.{log}")))?;
         }
+        Ok(())
     }
 }
 
 impl Drop for Board {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.show_logs();
-        }
         drop(self.agent.take());
+        let _ = self.keep_logs();
         if self.containerd.is_some() {
             let _ = self.thaw_containerd();
             let _ = self.empty();

@@ -68,6 +68,8 @@ fn test(options: &[String]) -> Result<()> {
     let unit = steps.cargo("unit tests", &unit);
     let system = steps.run("system tests", || {
         let mut command = cargo(&["test", "--package", "system-tests", "--no-fail-fast"]);
+        // What a failed test is understood by: the logs of its board.
+        command.env("SKERRY_LOGS", target_dir()?.join("board-logs"));
         // Tests wait more than they work: more of them at a time than there are cores.
         command.args(["--", "--test-threads", "4"]).env("RUST_LIB_BACKTRACE", "0");
         if long {
