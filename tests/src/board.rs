@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -303,11 +304,18 @@ impl Board {
         fs::create_dir_all(&kept)?;
         let thread = thread::current();
         let test = thread.name().unwrap_or("main");
-        for log in ["agent.log", "containerd.log"] {
-            fs::copy(self.dir().join(log), Path::new(&kept).join(format!("{test}.{log}")))?;
+        for entry in fs::read_dir(self.dir())? {
+            let path = entry?.path();
+            if let Some(log) = path.file_name().and_then(OsStr::to_str).filter(|_| is_log(&path)) {
+                fs::copy(&path, Path::new(&kept).join(format!("{test}.{log}")))?;
+            }
         }
         Ok(())
     }
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
 }
 
 impl Drop for Board {
