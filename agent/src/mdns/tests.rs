@@ -92,3 +92,22 @@ fn nothing_is_said_where_it_is_off_or_on_an_interface_that_was_not_asked_for() {
     elsewhere.stop();
     here.stop();
 }
+
+#[test]
+fn avahi_finds_an_app_and_defends_its_own_name() {
+    let Some(lan) = Lan::new("four") else { return };
+    let Some(avahi) = lan.avahi() else { return };
+    avahi.says("avahi-resolve -4 -n neighbour.local", "10.231.7.2");
+    let board = Board::start(&lan, true, &[]);
+    board.announce(announced(&[("hello", "hello--0000001"), ("neighbour", "neighbour--0000001")]));
+    assert_eq!(
+        (board.held("hello").as_str(), board.held("neighbour").as_str()),
+        ("hello", "neighbour-2")
+    );
+    avahi.says("avahi-resolve -4 -n hello.local", "10.231.7.1");
+    avahi.says("avahi-resolve -4 -n neighbour-2.local", "10.231.7.1");
+    avahi.says("avahi-resolve -4 -n neighbour.local", "10.231.7.2");
+    let browsed = avahi.says("avahi-browse -rtp _http._tcp", "\"revision=hello--0000001\"");
+    assert!(browsed.contains(";hello.local;10.231.7.1;80;"), "{browsed}");
+    board.stop();
+}

@@ -157,11 +157,16 @@ impl Connection<'_> {
             () = self.stop.cancelled() => Ok(()),
             ended = upward.talk() => ended,
         };
-        if ended.is_ok() && time::timeout(FAREWELL, upward.farewell()).await.is_err() {
+        if ended.is_err() {
+            // What ended it is the driver's to tell, and it will at once.
+            time::sleep(FAREWELL).await;
+            return Err(LinkError::Silent);
+        }
+        if time::timeout(FAREWELL, upward.farewell()).await.is_err() {
             warn!("the broker does not take our goodbye; it will send the will");
             return Ok(());
         }
-        // What ended it, or a clean end, is the driver's to tell; it has it within the same deadline.
+        // The driver ends when it has written the last packet; it has the same deadline for it.
         time::sleep(FAREWELL).await;
         Ok(())
     }

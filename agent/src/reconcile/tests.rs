@@ -176,7 +176,7 @@ async fn what_was_removed_goes_and_leaves_a_tombstone() {
 
 #[tokio::test(start_paused = true)]
 async fn generations_rise_and_sources_own() {
-    let mut board = Board::start();
+    let board = Board::start();
     board.send("hello", &document("hello", "v1", 5)).await.unwrap();
     let repeat = board.send("hello", &document("hello", "v1", 5)).await.unwrap();
     assert!(!repeat.changed);

@@ -53,7 +53,7 @@ const LEASE: Duration = Duration::from_hours(24);
 const KNOWN: usize = 32;
 
 /// What an image says of how it is run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageConfig {
     /// The name of the snapshot of all its layers: the parent of a container's root file system.
     pub chain_id: String,

@@ -1,8 +1,9 @@
 //! Two namespaces and a cable; a board that announces in one, sockets that ask in the other.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use domain::zone::{Announcements, LanNames};
 use nix::sched::{CloneFlags, setns};
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Name, Packet, QCLASS, QTYPE, Question, ResourceRecord, TYPE};
+use tempfile::TempDir;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +70,50 @@ impl Lan {
         Some(lan)
     }
 
+    /// An avahi beside the board, where there is one: a closure that runs one of its tools.
+    pub(super) fn avahi(&self) -> Option<Avahi> {
+        if !["dbus-daemon", "avahi-resolve", "avahi-browse"]
+            .iter()
+            .all(|tool| Path::new("/usr/bin").join(tool).exists())
+            || !Path::new("/usr/sbin/avahi-daemon").exists()
+        {
+            println!("skipped: avahi or dbus is not installed");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("wtmq-").tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let bus = format!("unix:path={}", file("bus"));
+        fs::write(dir.path().join("bus.conf"), BUS.replace("{bus}", &bus)).unwrap();
+        fs::write(dir.path().join("avahi.conf"), "[server]\nhost-name=neighbour\nuse-ipv6=no\nallow-interfaces=lan0\n[wide-area]\n[publish]\n").unwrap();
+        // Both keep their pid files to themselves; whatever runs on the machine is not met.
+        let script = format!(
+            "mkdir -p /run/avahi-daemon && mount -t tmpfs none /run/avahi-daemon && \
+             dbus-daemon --nofork --nopidfile --config-file={} & \
+             while ! test -S {}; do :; done; exec avahi-daemon --no-drop-root --no-chroot --no-rlimits -f {}",
+            file("bus.conf"),
+            file("bus"),
+            file("avahi.conf")
+        );
+        let process = Command::new("ip")
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &bus)
+            .args([
+                "netns",
+                "exec",
+                &self.neighbour,
+                "unshare",
+                "-fp",
+                "--kill-child",
+                "sh",
+                "-c",
+                &script,
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Avahi { process, bus, namespace: self.neighbour.clone(), _dir: dir })
+    }
+
     /// A socket beside the board, which hears all that is said.
     pub(super) fn neighbour(&self) -> Neighbour {
         let bound = inside(&self.neighbour, || {
@@ -102,6 +148,46 @@ fn inside<T: Send + 'static>(
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
         work()
     })
+}
+
+/// A bus for one daemon.
+const BUS: &str = r#"<busconfig><type>system</type><listen>{bus}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/>
+<allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>"#;
+
+/// A foreign resolver that people use.
+pub(super) struct Avahi {
+    process: Child,
+    bus: String,
+    namespace: String,
+    _dir: TempDir,
+}
+
+impl Avahi {
+    /// Runs one of its tools until it says `wanted`.
+    pub(super) fn says(&self, line: &str, wanted: &str) -> String {
+        let mut said = String::new();
+        for _ in 0..WAITS {
+            let output = Command::new("ip")
+                .args(["netns", "exec", &self.namespace, "timeout", "3"])
+                .args(line.split(' '))
+                .env("DBUS_SYSTEM_BUS_ADDRESS", &self.bus)
+                .output()
+                .unwrap();
+            said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            if said.contains(wanted) {
+                return said;
+            }
+        }
+        panic!("{line}: no {wanted:?} in {said:?}");
+    }
+}
+
+impl Drop for Avahi {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
 }
 
 /// The adapter, running inside the board's namespace.
@@ -146,7 +232,7 @@ impl Board {
     pub(super) fn held(&self, app: &str) -> String {
         let mut names = self.names.clone();
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let app = app.parse().unwrap();
+        let app: domain::model::AppName = app.parse().unwrap();
         let held = async {
             let wait = names.wait_for(|names| names.contains_key(&app));
             tokio::time::timeout(Duration::from_secs(15), wait)
@@ -244,7 +330,9 @@ impl Neighbour {
         let mut packet = vec![0; 9000];
         loop {
             let (length, from) = self.0.recv_from(&mut packet).ok()?;
-            if from.ip() != NEIGHBOUR {
+            let own = [NEIGHBOUR, INNER_NEIGHBOUR];
+            if !own.iter().any(|own| from.ip() == *own) {
+                assert_eq!(from.ip(), BOARD, "the bridge of an environment is not the LAN");
                 packet.truncate(length);
                 return Some(packet);
             }

@@ -6,10 +6,13 @@ use domain::model::Digest;
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use expect_test::expect;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::broker::Broker;
 use super::device::{Asked, Device, status};
 use super::observer::Observer;
+use super::within;
 use crate::published::DeviceState;
 
 fn delivered(all: &[Asked]) -> Vec<u64> {
@@ -128,6 +131,38 @@ async fn events_go_up_in_order_and_leave_at_their_acknowledgement() {
             .filter(|message| message.topic == "t/pi/events")
             .all(|message| !message.retained)
     );
+}
+
+/// Takes one connection, grants it, and acknowledges nothing; returns once `count` events came.
+async fn mute_broker(listener: &TcpListener, count: usize) -> Vec<u8> {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    stream.read_buf(&mut heard).await.unwrap();
+    // CONNACK: no session, success, no properties.
+    stream.write_all(&[0x20, 3, 0, 0, 0]).await.unwrap();
+    while count_events(&heard) < count {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0, "the device hung up");
+    }
+    heard
+}
+
+fn count_events(bytes: &[u8]) -> usize {
+    bytes.windows(b"t/pi/events".len()).filter(|window| window == b"t/pi/events").count()
+}
+
+#[tokio::test]
+async fn an_event_that_was_written_and_not_acknowledged_stays_and_goes_up_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut device = Device::on(listener.local_addr().unwrap().port());
+    device.events(1..=3);
+    let _power = device.start();
+    for epoch in [7, 8] {
+        within("three events on each connection", mute_broker(&listener, 3)).await;
+        let asked =
+            device.until("a connection", |all| all.contains(&Asked::Connecting(epoch))).await;
+        assert!(delivered(&asked).is_empty(), "{asked:?}");
+    }
+    assert_eq!(device.publisher.outbox.borrow().len(), 3);
 }
 
 #[tokio::test]

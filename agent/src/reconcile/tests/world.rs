@@ -231,7 +231,7 @@ impl Board {
     }
 
     fn on(shared: Shared) -> Self {
-        let (publisher, published) = channels();
+        let (levels, published) = channels();
         let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
         let (pulse, runtime) = watch::channel(0);
         let (health, health_rx) = watch::channel(Arc::default());
@@ -263,7 +263,7 @@ impl Board {
                 runtime,
                 listeners: watch::channel(Arc::default()).1,
             },
-            publisher,
+            publisher: levels,
             durable_events: true,
         });
         tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
