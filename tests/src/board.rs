@@ -184,10 +184,14 @@ impl Board {
         self.launch_as(&mut command, &[])
     }
 
-    /// Starts an agent that stops its containers when it ends, and does not wait.
-    pub fn launch_draining(&mut self) -> Result<()> {
+    /// Runs `skerry agent --drain` to its end, which stops every container.
+    pub fn drain(&mut self) -> Result<()> {
         let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
-        self.launch_as(&mut command, &["--drain"])
+        self.launch_as(&mut command, &["--drain"])?;
+        let status = self.agent()?.wait(6 * SHORT)?;
+        self.agent = None;
+        ensure!(status.success(), "draining ended with {status}");
+        Ok(())
     }
 
     fn launch_as(&mut self, command: &mut Command, flags: &[&str]) -> Result<()> {
