@@ -212,9 +212,11 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
 
     let mut device = published.device.clone();
     let mut signals = Signals::new()?;
+    // A level: the first round may be over before this line is reached. What `wait_for` gives is a lock on it, which the
+    // loop could not write past for as long as it is held: nothing but the word may leave this block.
+    let first_round = async { device.wait_for(|device| 1 <= device.rounds).await.is_ok() };
     tokio::select! {
-        // A level: the first round may be over before this line is reached.
-        Ok(_) = device.wait_for(|device| 1 <= device.rounds) => {
+        true = first_round => {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             info!("the first round is complete");
             tokio::select! {

@@ -1,6 +1,8 @@
 //! A board: a namespace with a containerd and an agent in it.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -17,11 +19,8 @@ use crate::command::{output, run};
 use crate::http::Client;
 use crate::image::Image;
 use crate::lan::Lan;
-use crate::process::{Process, tail, touch};
+use crate::process::{Process, touch};
 use crate::wait::{SHORT, eventually};
-
-/// Lines of each log that a failed test shows.
-const LINES_SHOWN: usize = 60;
 
 /// A board of the test's own.
 #[derive(Debug)]
@@ -185,10 +184,14 @@ impl Board {
         self.launch_as(&mut command, &[])
     }
 
-    /// Starts an agent that stops its containers when it ends, and does not wait.
-    pub fn launch_draining(&mut self) -> Result<()> {
+    /// Runs `skerry agent --drain` to its end, which stops every container.
+    pub fn drain(&mut self) -> Result<()> {
         let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
-        self.launch_as(&mut command, &["--drain"])
+        self.launch_as(&mut command, &["--drain"])?;
+        let status = self.agent()?.wait(6 * SHORT)?;
+        self.agent = None;
+        ensure!(status.success(), "draining ended with {status}");
+        Ok(())
     }
 
     fn launch_as(&mut self, command: &mut Command, flags: &[&str]) -> Result<()> {
@@ -299,21 +302,30 @@ impl Board {
         Ok(())
     }
 
-    #[expect(clippy::print_stderr, reason = "what a failed test is understood by")]
-    fn show_logs(&self) {
-        for log in ["agent.log", "containerd.log"] {
-            let text = fs::read_to_string(self.dir().join(log)).unwrap_or_default();
-            eprintln!("---- {} {log}\n{}", self.lan.name(), tail(&text, LINES_SHOWN));
+    /// Copies the logs to the directory that `SKERRY_LOGS` names, under the name of the test.
+    fn keep_logs(&self) -> Result<()> {
+        let Some(kept) = env::var_os("SKERRY_LOGS") else { return Ok(()) };
+        fs::create_dir_all(&kept)?;
+        let thread = thread::current();
+        let test = thread.name().unwrap_or("main");
+        for entry in fs::read_dir(self.dir())? {
+            let path = entry?.path();
+            if let Some(log) = path.file_name().and_then(OsStr::to_str).filter(|_| is_log(&path)) {
+                fs::copy(&path, Path::new(&kept).join(format!("{test}.{log}")))?;
+            }
         }
+        Ok(())
     }
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
 }
 
 impl Drop for Board {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.show_logs();
-        }
         drop(self.agent.take());
+        let _ = self.keep_logs();
         if self.containerd.is_some() {
             let _ = self.thaw_containerd();
             let _ = self.empty();

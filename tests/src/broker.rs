@@ -106,9 +106,14 @@ impl Broker {
         Certificates { ca: file("ca.pem"), cert: file("client.pem"), key: file("client.key") }
     }
 
+    /// Beside the board's logs, to be kept with them.
+    fn log_file(&self) -> PathBuf {
+        self.dir.with_extension("log")
+    }
+
     /// What it printed.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+        fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Stops it; retained messages and sessions stay on disk.
@@ -123,7 +128,7 @@ impl Broker {
     pub fn resume(&mut self) -> Result<()> {
         let mut command = Command::new("mosquitto");
         command.arg("-c").arg(self.dir.join("mosquitto.conf"));
-        let mut process = Process::start("mosquitto", &mut command, &self.dir.join("log"))?;
+        let mut process = Process::start("mosquitto", &mut command, &self.log_file())?;
         process.await_ready(SHORT, || Ok(TcpStream::connect(self.address)?))?;
         self.process = Some(process);
         Ok(())

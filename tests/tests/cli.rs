@@ -202,23 +202,3 @@ fn an_agent_that_is_not_there_is_told_with_a_hint() -> Result<()> {
     ensure!(said.contains("/nonexistent/agent.sock") && said.contains("hint: "), "{said}");
     Ok(())
 }
-
-#[test]
-fn every_command_of_the_readme_exists() -> Result<()> {
-    let stage = stage()?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let readme = fs::read_to_string(root.join("README.md"))?;
-    let mut count = 0;
-    for line in readme.lines().filter_map(|line| line.strip_prefix("skerry ")) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let outcome = system_tests::output(stage.board.cli_command().arg(words[0]).arg("--help"))?;
-        let help = String::from_utf8_lossy(&outcome.stdout).into_owned();
-        ensure!(outcome.status.success(), "there is no command {:?}", words[0]);
-        for option in words.iter().filter(|word| word.starts_with('-')) {
-            ensure!(help.contains(option), "{} has no {option}", words[0]);
-        }
-        count += 1;
-    }
-    ensure!(4 < count, "the README shows {count} commands only");
-    Ok(())
-}

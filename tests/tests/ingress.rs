@@ -37,7 +37,6 @@ fn an_app_answers_to_each_of_its_names() -> Result<()> {
         "many".to_owned(),
         "MANY".to_owned(),
         "many:80".to_owned(),
-        "many.local".to_owned(),
         format!("many.{suffix}"),
         format!("{revision}.{suffix}"),
     ] {

@@ -183,6 +183,7 @@ fn an_external_app_is_announced_on_the_lan() -> Result<()> {
     let status = stage.control.await_status("loud", |status| status["lanName"] != "")?;
     let name = status["lanName"].as_str().context("no name")?.to_owned();
     assert_eq!(name, "loud.local");
+    stage.board.lan_client().await_status(&name, "/", 200)?;
     stage.control.await_running("quiet")?;
     eventually("an answer to loud.local", LONG, || {
         let answer = multicast_query(stage.board.lan().host(), "loud.local")?;

@@ -18,7 +18,7 @@ const HELP: &str = "\
 usage: cargo xtask <chore>
 
   demo [--release]   the main job, step by step, on real parts
-  test [--long]      format, lints, unit, property and system tests
+  test [--long]      format, lints, unit, property and system tests, and the demo
   ci                 the same, as .ci/run calls it
   bench              speed and size of the release build against containerd alone
   install            what the others need, by apt-get
@@ -63,11 +63,13 @@ fn test(options: &[String]) -> Result<()> {
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     steps.run("test app", testapp)?;
     steps.cargo("agent", &["build", "--package", "skerry"])?;
-    // Both run whatever becomes of the other, so that one look shows all that is broken.
+    // Each runs whatever becomes of the others, so that one look shows all that is broken.
     let unit = ["test", "--workspace", "--exclude", "system-tests", "--quiet"];
     let unit = steps.cargo("unit tests", &unit);
     let system = steps.run("system tests", || {
         let mut command = cargo(&["test", "--package", "system-tests", "--no-fail-fast"]);
+        // What a failed test is understood by: the logs of its board.
+        command.env("SKERRY_LOGS", target_dir()?.join("board-logs"));
         // Tests wait more than they work: more of them at a time than there are cores.
         command.args(["--", "--test-threads", "4"]).env("RUST_LIB_BACKTRACE", "0");
         if long {
@@ -75,8 +77,11 @@ fn test(options: &[String]) -> Result<()> {
         }
         finish(&mut command)
     });
-    steps.print();
-    unit.and(system)
+    let demo = steps.run("demo", || {
+        let run = ["run", "--quiet", "--package", "system-tests", "--bin", "demo"];
+        finish(&mut cargo(&run))
+    });
+    unit.and(system).and(demo)
 }
 
 fn demo(options: &[String]) -> Result<()> {

@@ -15,7 +15,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
 fn list(lock: &str) -> String {
     let mut sources = String::from(
         "# Made from Cargo.lock by `cargo xtask recipe`: the crates that do_compile needs, for it has no network.\n\
-         SRC_URI += \" \\\n",
+         SRC_URI += \"\\\n",
     );
     let mut sums = String::new();
     for package in lock.split("[[package]]").filter(|text| text.contains("\"registry+")) {

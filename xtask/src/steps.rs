@@ -23,9 +23,6 @@ impl Steps {
         let started = Instant::now();
         let outcome = step();
         self.0.push((name, started.elapsed(), outcome.is_ok()));
-        if outcome.is_err() {
-            self.print();
-        }
         outcome.with_context(|| format!("step {name:?}"))
     }
 
@@ -33,10 +30,12 @@ impl Steps {
     pub(crate) fn cargo(&mut self, name: &'static str, arguments: &[&str]) -> Result<()> {
         self.run(name, || finish(&mut cargo(arguments)))
     }
+}
 
-    /// The table.
+/// The table, also of a chore that ended early.
+impl Drop for Steps {
     #[expect(clippy::print_stdout, reason = "a command line")]
-    pub(crate) fn print(&self) {
+    fn drop(&mut self) {
         println!();
         for (name, time, good) in &self.0 {
             let outcome = if *good { "ok" } else { "FAILED" };

@@ -1,3 +1,5 @@
+//! The sink: whole lines, within bounds, and never a reason for a container to wait.
+
 use std::fs;
 use std::time::Duration;
 
