@@ -38,7 +38,7 @@ fn record() -> AppRecord {
 fn event(id: u64) -> Event {
     Event {
         id,
-        time: WallTime(std::time::Duration::from_secs(1_800_000_000)),
+        time: WallTime(std::time::Duration::from_secs(1_800_000_001)),
         app: Some("hello".parse().unwrap()),
         revision: Some("hello--0000001".parse().unwrap()),
         replica: None,

@@ -30,7 +30,7 @@ use crate::store::{Loaded, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// An hour of the board's time, which costs the test none.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// A document of one app.
 pub(super) fn document(app: &str, tag: &str, generation: u64) -> String {
