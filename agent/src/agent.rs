@@ -205,8 +205,10 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = config.images.preload_dir.clone();
-    let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
-    tasks.spawn_short(info_span!("preload"), preload);
+    if preload::expect(&preload_dir, &images) {
+        let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
+        tasks.spawn_short(info_span!("preload"), preload);
+    }
     spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock);
     watch_dir_of(&tasks, config, &inbox, &published);
 

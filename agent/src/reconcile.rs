@@ -46,7 +46,7 @@ use crate::store::{Loaded, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// Looks again this often even if nobody calls: events get lost, and people use other tools.
-const RESYNC: Duration = Duration::from_mins(2);
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// Replicas that start at a time: more of them on four slow cores only make all of them late.
 const STARTS_AT_A_TIME: usize = 4;
@@ -122,6 +122,8 @@ struct Nets {
     /// What the rules were last made for; none before the first time.
     settled: Option<BTreeSet<EnvironmentName>>,
     settling: bool,
+    /// When to look whether the rules still stand, and whether somebody else's are in the way.
+    check_at: Moment,
     /// What stood before was looked at.
     seen: bool,
     retry_at: Moment,

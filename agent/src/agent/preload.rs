@@ -1,6 +1,6 @@
 //! Images that were flashed with the board: imported at start, whenever containerd comes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time;
@@ -14,12 +14,17 @@ use crate::report::Chain;
 /// Between two looks for a containerd that has not come yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Whether there is anything to import. From then on, images that are not on the board are waited for.
+pub(super) fn expect(dir: &Path, images: &Images) -> bool {
+    let any = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if any {
+        images.expect_preload();
+    }
+    any
+}
+
 /// Imports every archive of the folder, once containerd answers, and tells the loop.
 pub(super) async fn run(dir: PathBuf, images: Images, connection: Connection, inbox: Inbox) {
-    let archives = std::fs::read_dir(&dir).into_iter().flatten().count();
-    if archives == 0 {
-        return;
-    }
     while connection.client().await.is_err() {
         time::sleep(PATIENCE).await;
     }

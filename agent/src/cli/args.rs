@@ -125,7 +125,7 @@ pub struct AgentArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
-    /// Stop every app at the end; otherwise they outlive the agent
+    /// Stop every app and end, without running; what is desired stays stored
     #[arg(long)]
     pub drain: bool,
 }

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use tokio::time;
 use tracing::{info, info_span, warn};
 
-use super::{Outcome, RETRY, Reconciler};
+use super::{Outcome, RESYNC, RETRY, Reconciler};
 use crate::network::{Network, NetworkError};
 use crate::runtime::Runtime;
 use crate::store::Store;
@@ -95,13 +95,15 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// Makes the networks of these environments stand, if they are not the ones that do.
     pub(super) fn settle(&mut self, wanted: &BTreeSet<EnvironmentName>, now: Moment) {
-        let settled = self.nets.settled.as_ref() == Some(wanted);
+        let fresh = wanted.is_empty() || now < self.nets.check_at;
+        let settled = fresh && self.nets.settled.as_ref() == Some(wanted);
         let waits = self.nets.trouble.is_some() && now < self.nets.retry_at;
         // Before the first look a bridge that stands would be given another subnet.
         if settled || self.nets.settling || waits || !self.nets.seen {
             return;
         }
         self.nets.settling = true;
+        self.nets.check_at = now.after(RESYNC);
         let known: BTreeMap<EnvironmentName, Ipv4Net> = self
             .nets
             .subnets

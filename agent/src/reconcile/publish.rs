@@ -57,7 +57,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let now = self.clock.wall();
         let mut statuses = Statuses::default();
         for (name, record) in &self.state.apps {
-            if record.removed && !self.has_replicas(record) {
+            let refused = self.refusals.contains_key(name.as_str());
+            if record.removed && !refused && !self.has_replicas(record) {
                 statuses.removed.insert(name.clone());
             } else if record.accepted.is_some() || record.removed {
                 let status = view::app_status(record, scene);

@@ -165,6 +165,7 @@ fn is_failure(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::ContainerStarting
+            | Reason::PortClosed
             | Reason::WaitingForProbe
             | Reason::PullingImage
             | Reason::ContainerdUnavailable
@@ -258,6 +259,7 @@ fn replica_trouble(
     let failure = view.health.and_then(|health| health.failure.clone());
     let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
     let reason = match view.health {
+        _ if details.contains("refused") => Reason::PortClosed,
         Some(health) if health.started && view.adopted => Reason::ProbeFailed,
         Some(_) | None => Reason::WaitingForProbe,
     };

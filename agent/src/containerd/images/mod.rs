@@ -31,6 +31,7 @@ use std::time::Duration;
 use domain::model::{Digest, WallTime};
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, ResolvedImage, Trouble};
+use tokio::sync::watch;
 use tracing::debug;
 
 use self::content::Content;
@@ -96,7 +97,12 @@ pub struct Images {
     board: Arc<Board>,
     known: Arc<Mutex<VecDeque<(Digest, ImageConfig)>>>,
     turns: Arc<Turns>,
+    preloading: watch::Sender<bool>,
+    misfits: Arc<Mutex<VecDeque<Trouble>>>,
 }
+
+/// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
+const MISFITS_KEPT: usize = 32;
 
 /// One of each at a time: a second one would only slow the first, on one uplink and one flash chip.
 #[derive(Debug, Default)]
@@ -122,6 +128,8 @@ impl Images {
             board: Arc::new(Board::this()),
             known: Arc::default(),
             turns: Arc::default(),
+            preloading: watch::Sender::new(false),
+            misfits: Arc::default(),
         }
     }
 
@@ -136,7 +144,12 @@ impl Images {
     ) -> Result<ResolvedImage, RuntimeError> {
         let invalid = |error: InvalidImageName| trouble(Reason::InvalidValue, error.to_string());
         let name: ImageName = reference.parse().map_err(invalid)?;
-        let local = records::get(&self.connection, name.to_string()).await?;
+        let mut local = self.local(&name).await?;
+        if local.is_none() && *self.preloading.borrow() {
+            // It may be about to come from an archive: that is no reason to ask a registry that may be out of reach.
+            self.preloaded().await;
+            local = self.local(&name).await?;
+        }
         let resolved = |digest, warning| ResolvedImage {
             reference: reference.to_owned(),
             name: name.to_string(),
@@ -160,7 +173,43 @@ impl Images {
                 let digest = local.target.digest;
                 Ok(resolved(digest, Some(format!("{why}; the local copy {digest} is used"))))
             }
-            (refusal, _) => Err(refusal.into_error()),
+            (refusal, _) => Err(self.misfit(&name).unwrap_or_else(|| refusal.into_error())),
+        }
+    }
+
+    async fn local(&self, name: &ImageName) -> Result<Option<Record>, RuntimeError> {
+        records::get(&self.connection, name.to_string()).await
+    }
+
+    /// Archives are about to be imported: until [`Self::preload`] is over, images that are not here are waited for.
+    pub fn expect_preload(&self) {
+        self.preloading.send_replace(true);
+    }
+
+    async fn preloaded(&self) {
+        let mut preloading = self.preloading.subscribe();
+        // The sender lives as long as this does.
+        drop(preloading.wait_for(|preloading| !preloading).await);
+    }
+
+    /// An archive had this image, for another kind of board: that says more than a registry that nobody asked for it.
+    fn misfit(&self, name: &ImageName) -> Option<RuntimeError> {
+        let misfits = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = format!("{name} ");
+        let found = misfits.iter().find(|misfit| misfit.details.starts_with(&begins));
+        found.cloned().map(RuntimeError::Failed)
+    }
+
+    fn remember_misfit(&self, error: &RuntimeError) {
+        let RuntimeError::Failed(trouble) = error else { return };
+        if trouble.reason != Reason::ImagePlatformMismatch {
+            return;
+        }
+        let mut misfits = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+        if !misfits.contains(trouble) {
+            misfits.push_back(trouble.clone());
+            let surplus = misfits.len().saturating_sub(MISFITS_KEPT);
+            misfits.drain(..surplus);
         }
     }
 
