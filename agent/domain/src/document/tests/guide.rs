@@ -56,7 +56,10 @@ fn mapping(file: &str) -> &'static str {
 }
 
 /// Where a mapping lies, for people.
-#[expect(clippy::wildcard_enum_match_arm, reason = "a mapping without such keys has no line, and a test that says so")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a mapping without such keys has no line, and a test that says so"
+)]
 fn place(place: Place) -> &'static str {
     match place {
         Place::Document => "",
