@@ -89,7 +89,7 @@ fn help_names_every_command() {
           revisions    List an app's revisions
           replicas     List an app's replicas
           logs         Print what an app's containers wrote
-          events       Print what happened on the device and was not delivered yet
+          events       Print the latest of what happened on the device
           images       List or import images
           explain      Say why an app is not as asked for, or what a reason means
           start        Start an app that was stopped
