@@ -72,7 +72,7 @@ pub(super) enum Command {
     Replicas { app: String },
     /// Print what an app's containers wrote
     Logs(LogsArgs),
-    /// Print what happened on the device and was not delivered yet
+    /// Print the latest of what happened on the device
     Events {
         /// Go on with what happens
         #[arg(short, long)]

@@ -49,7 +49,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let statuses = self.statuses(scene);
         send(&self.publisher.statuses, statuses);
         send(&self.publisher.device, self.device());
+    }
+
+    /// Sends the events, once they are stored.
+    pub(super) fn publish_events(&self) {
         send(&self.publisher.outbox, self.outbox.clone());
+        send(&self.publisher.recent, self.recent.iter().cloned().collect());
     }
 
     fn statuses(&self, scene: Scene<'_>) -> Statuses {

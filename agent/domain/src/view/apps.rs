@@ -13,14 +13,19 @@ use crate::status::{
     ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source,
 };
 
+/// Inactive revisions that a status tells of, the newest. More are kept, and would make a status of 100 KiB of them.
+const INACTIVE_TOLD: usize = 10;
+
 /// The status of an app, as of now.
 pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
-    let revisions: Vec<RevisionStatus> = record
-        .revisions
-        .iter()
-        .rev()
-        .map(|revision| revision_status(record, revision, scene))
-        .collect();
+    let mut inactive = 0;
+    let told = record.revisions.iter().rev().filter(|revision| {
+        inactive += usize::from(!revision.active);
+        let runs = !scene.fleet.replicas(&revision.name).is_empty();
+        revision.active || runs || inactive <= INACTIVE_TOLD
+    });
+    let revisions: Vec<RevisionStatus> =
+        told.map(|revision| revision_status(record, revision, scene)).collect();
     let document = record.document();
     let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
     let suffix = document.map(|document| scene.world.settings.suffix(&document.environment));
