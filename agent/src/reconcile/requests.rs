@@ -171,7 +171,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             let stored = self.commit_told(first_event, changes).await;
             stored.map_err(|error| (Some(name.to_string()), passing(&error)))?;
             // Credentials and secrets may be better now: what waits need not wait out its back-off.
-            revisions.iter().for_each(|revision| self.memory.desired_changed(revision));
+            for revision in &revisions {
+                self.memory.desired_changed(revision);
+            }
         }
         Ok(Accepted { name: name.to_string(), changed: is_new, warnings })
     }
