@@ -38,7 +38,7 @@ use crate::mdns::{self, MdnsSettings};
 use crate::mqtt::{self, MqttSettings, Session};
 use crate::netlink::Netlink;
 use crate::network::Redirects;
-use crate::published::{Published, Reports, channels};
+use crate::published::{Link, Published, Reports, channels};
 use crate::reconcile::{Parts, Reconciler};
 use crate::report::Report;
 use crate::sled_store::SledStore;
@@ -244,7 +244,7 @@ struct Wires {
     health: watch::Sender<Arc<domain::probe::HealthReport>>,
     lan_names: watch::Sender<Arc<domain::zone::LanNames>>,
     pulses: watch::Sender<u64>,
-    link: watch::Sender<api::sources::Link>,
+    link: watch::Sender<Link>,
 }
 
 impl Wires {
@@ -276,9 +276,10 @@ fn spawn_control(
     clock: Clock,
 ) {
     let Some(broker) = broker else { return };
-    let (inbox, published, troubles) = (inbox.clone(), published.clone(), wires.troubles.clone());
+    let (inbox, published) = (inbox.clone(), published.clone());
+    let tells = mqtt::Tells { troubles: wires.troubles.clone(), link: wires.link.clone() };
     tasks.spawn(info_span!("mqtt"), move |stop| {
-        mqtt::run(broker, inbox, published, troubles, clock, stop)
+        mqtt::run(broker, inbox, published, tells, clock, stop)
     });
 }
 

@@ -65,6 +65,15 @@ pub struct DeviceState {
     pub apps: Vec<(AppName, u64, Digest)>,
 }
 
+/// Whether the control plane is in reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Link {
+    /// There is a connection to the broker.
+    pub online: bool,
+    /// The epoch of the last connection.
+    pub epoch: u64,
+}
+
 /// What comes back to the loop from adapters that watch the world.
 #[derive(Debug, Clone)]
 pub struct Reports {

@@ -52,6 +52,9 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// Replicas that start at a time: more of them on four slow cores only make all of them late.
 const STARTS_AT_A_TIME: usize = 4;
 
+/// A start that takes longer waits for something else than the processor, such as an init container: others may begin.
+const TURN: Duration = Duration::from_secs(10);
+
 /// Waits this long after the store, the network or containerd failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -88,15 +91,26 @@ pub struct Reconciler<R, N, S> {
     outbox: Vec<Event>,
     recent: VecDeque<Event>,
     unsaved_events: Vec<Event>,
+    /// Dropped from the outbox and still on the disk.
+    leaving: Vec<u64>,
     memory: Memory,
-    refusals: BTreeMap<String, Refused>,
+    refusals: BTreeMap<(Kind, String), Refused>,
     sight: Sight,
     nets: Nets,
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
     starts: Arc<Semaphore>,
+    /// How each start that is under way is given up.
+    give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
     rounds: u64,
+}
+
+/// Apps and jobs have names of their own: a refused job is no word about an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    App,
+    Job,
 }
 
 /// Why the latest document of a name was refused.
@@ -156,6 +170,8 @@ enum Outcome {
     Started(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
+    /// A start was told that nobody waits for it any more; its own outcome follows.
+    GivenUp,
 }
 
 /// What the loop is made of.
@@ -206,6 +222,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             recent: parts.loaded.outbox.iter().cloned().collect(),
             outbox: parts.loaded.outbox,
             unsaved_events: Vec::new(),
+            leaving: Vec::new(),
             memory: Memory::new(ticket),
             refusals: BTreeMap::new(),
             sight: Sight::default(),
@@ -213,6 +230,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
+            give_up: BTreeMap::new(),
             storage_trouble: None,
             rounds: 0,
         };
@@ -256,7 +274,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             plan = self.plan();
         }
         let now = self.clock.now();
-        if self.sight.next <= now {
+        // In a flood of requests the loop never comes to wait for the pulse.
+        let pulse = self.reports.runtime.has_changed().is_ok_and(|changed| changed);
+        if pulse || self.sight.next <= now {
+            self.reports.runtime.mark_unchanged();
             self.look();
         }
         if self.rounds == 0 && self.sight.sequence <= 1 && self.sight.looking {
@@ -284,11 +305,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if let Some(at) = plan.wake_at {
             rest = rest.min(at);
         }
-        if self.nets.trouble.is_some() {
-            rest = rest.min(self.nets.retry_at);
-        }
-        if !self.nets.subnets.is_empty() && !self.nets.settling {
-            rest = rest.min(self.nets.check_at);
+        // What is under way ends with an outcome, which wakes the loop: a date that has passed would only make it spin.
+        if !self.nets.settling {
+            match self.nets.trouble {
+                Some(_) => rest = rest.min(self.nets.retry_at),
+                None if self.nets.subnets.is_empty() => (),
+                None => rest = rest.min(self.nets.check_at),
+            }
         }
         if self.storage_trouble.is_some() {
             rest = rest.min(now.after(RETRY));
@@ -313,6 +336,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     async fn take_steps(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        let first_event = self.state.device.next_event;
         let mut changes = Changes::default();
         for step in steps {
             let (Step::Commit(app, revision) | Step::Retire(app, revision)) = step;
@@ -339,7 +363,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             info!(%app, %revision, %reason, "step");
             self.emit(reason, Some(app), Some(revision), None, String::new());
         }
-        self.commit(changes).await
+        self.commit_told(first_event, changes).await
+    }
+
+    /// Makes changes durable that events from `first_event` on tell of. What did not come to be is not told.
+    async fn commit_told(&mut self, first_event: u64, changes: Changes) -> Result<(), StoreError> {
+        let committed = self.commit(changes).await;
+        if committed.is_err() {
+            self.outbox.retain(|event| event.id < first_event);
+            self.recent.retain(|event| event.id < first_event);
+            self.unsaved_events.retain(|event| event.id < first_event);
+        }
+        committed
     }
 
     /// Makes changes durable, then takes them over.
@@ -412,10 +447,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.unsaved_events.clear();
             return;
         }
+        // What never came to the disk need not leave it.
+        let unsaved: BTreeSet<u64> = self.unsaved_events.iter().map(|event| event.id).collect();
+        self.leaving.extend(dropped.iter().filter(|id| !unsaved.contains(id)));
         self.unsaved_events.retain(|event| !dropped.contains(&event.id));
-        let changes = Changes { delivered: dropped, ..Changes::default() };
-        if let Err(error) = self.commit(changes).await {
-            warn!(%error, "events cannot be stored; they are kept in memory");
+        let changes = Changes { delivered: self.leaving.clone(), ..Changes::default() };
+        match self.commit(changes).await {
+            Ok(()) => self.leaving.clear(),
+            Err(error) => warn!(%error, "events cannot be stored; they are kept in memory"),
         }
     }
 }

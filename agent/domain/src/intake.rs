@@ -70,6 +70,13 @@ pub fn take_apart(payload: &[u8], sent_to: Option<&str>) -> Result<Parsed, Vec<F
             return Err(vec![refusal(Reason::MissingValue, "name", "the document has no name")]);
         }
     };
+    if let Document::App(app) = &document {
+        // The parser knows the document's own name only.
+        let findings = app.check_host_names(&name);
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+    }
     Ok(Parsed { name, document, warnings: parsed.warnings })
 }
 
@@ -84,20 +91,19 @@ pub fn app(
     let digest = Digest::of(incoming.payload);
     let mut record =
         known.cloned().unwrap_or_else(|| AppRecord::new(name.clone(), incoming.source));
-    if record.received.get(&incoming.source) == Some(&digest) {
-        // A repeat, such as a retained message after a reconnect.
+    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
+    let last = record.received.get(&incoming.source).copied();
+    if is_repeat(owner, &incoming, last, digest) {
         return Verdict::Unchanged;
     }
-    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
-    if let Err(finding) =
-        may_change(owner, &incoming, record.received.contains_key(&incoming.source))
-    {
+    let in_force = record.accepted.as_ref().map(|accepted| accepted.digest);
+    if let Err(finding) = may_change(owner, &incoming, last.is_some()).and_then(|()| {
+        let taken_over = in_force == Some(digest);
+        check_generation(document.skerry.generation, record.generation, taken_over)
+    }) {
         return Verdict::Refused(vec![finding]);
     }
-    if let Err(finding) = check_generation(document.skerry.generation, record.generation) {
-        return Verdict::Refused(vec![finding]);
-    }
-    if document.skerry.absent && (record.removed || record.accepted.is_none()) && known.is_none() {
+    if document.skerry.absent && known.is_none() {
         return Verdict::Unchanged;
     }
     record.received.insert(incoming.source, digest);
@@ -147,15 +153,20 @@ pub fn job(
         received: std::collections::BTreeMap::new(),
         removed: false,
     });
-    if record.received.get(&incoming.source) == Some(&digest) {
+    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
+    let last = record.received.get(&incoming.source).copied();
+    if is_repeat(owner, &incoming, last, digest) {
         return Verdict::Unchanged;
     }
-    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
-    let before = record.received.contains_key(&incoming.source);
-    if let Err(finding) = may_change(owner, &incoming, before)
-        .and_then(|()| check_generation(document.skerry.generation, record.generation))
-    {
+    let in_force = record.accepted.as_ref().map(|accepted| accepted.digest);
+    if let Err(finding) = may_change(owner, &incoming, last.is_some()).and_then(|()| {
+        let taken_over = in_force == Some(digest);
+        check_generation(document.skerry.generation, record.generation, taken_over)
+    }) {
         return Verdict::Refused(vec![finding]);
+    }
+    if document.skerry.absent && known.is_none() {
+        return Verdict::Unchanged;
     }
     record.received.insert(incoming.source, digest);
     record.source = incoming.source;
@@ -170,11 +181,27 @@ pub fn job(
     Verdict::Changed(Box::new(record))
 }
 
-/// An app belongs to the source that set it. One that was taken from a source by force goes back to it as soon as that
-/// source sends something else.
+/// A repeat changes nothing: a broker and a folder give what they hold again and again. A person who gives a document
+/// again means it, so theirs is a repeat only while it is in force.
+fn is_repeat(
+    owner: Option<Source>,
+    incoming: &Incoming<'_>,
+    last: Option<Digest>,
+    digest: Digest,
+) -> bool {
+    let stands = match incoming.source {
+        Source::Mqtt | Source::File => !incoming.force,
+        Source::Local => owner == Some(Source::Local),
+    };
+    last == Some(digest) && (stands || owner == Some(incoming.source))
+}
+
+/// An app belongs to the source that set it. One that was taken from a broker or a folder by force goes back to it as
+/// soon as that source sends something else; a person always says so.
 fn may_change(owner: Option<Source>, incoming: &Incoming<'_>, had_it: bool) -> Result<(), Finding> {
+    let takes_back = had_it && incoming.source != Source::Local;
     match owner {
-        Some(owner) if owner != incoming.source && !incoming.force && !had_it => {
+        Some(owner) if owner != incoming.source && !incoming.force && !takes_back => {
             let message = format!("it belongs to the source {:?}", owner.word());
             Err(refusal(Reason::OwnedByOtherSource, "", message))
         }
@@ -182,8 +209,10 @@ fn may_change(owner: Option<Source>, incoming: &Incoming<'_>, had_it: bool) -> R
     }
 }
 
-fn check_generation(given: Option<u64>, known: u64) -> Result<(), Finding> {
+/// A given generation must rise, unless it comes with the content that is in force from another source.
+fn check_generation(given: Option<u64>, known: u64, in_force: bool) -> Result<(), Finding> {
     match given {
+        Some(given) if given == known && in_force => Ok(()),
         Some(given) if given <= known => {
             let message = format!("generation {given} does not rise over {known}");
             Err(refusal(Reason::GenerationConflict, "skerry.generation", message))

@@ -183,12 +183,15 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
         if world.doing.contains_key(name) {
             continue;
         }
-        let revision = state.apps.get(&observed.app).and_then(|record| {
+        let record = state.apps.get(&observed.app);
+        let at_home = record.is_none_or(|record| fleet::is_at_home(record, &observed.environment));
+        let revision = record.and_then(|record| {
             record.revisions.iter().find(|known| known.name == observed.revision)
         });
         let of_this_boot = fleet::is_of_this_boot(name, observed, world);
         match revision {
-            Some(revision) if of_this_boot && revision.digest == observed.template_digest => (),
+            Some(revision)
+                if of_this_boot && at_home && revision.digest == observed.template_digest => {}
             Some(_) if !of_this_boot => {
                 plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
             }
@@ -197,8 +200,27 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
             None => plan.actions.push(Action::Stop(name.clone(), Duration::ZERO)),
         }
     }
+    stop_vain_starts(state, world, plan);
     for name in world.namespaces {
         if !world.observed.contains_key(name) && !world.doing.contains_key(name) {
+            plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
+        }
+    }
+}
+
+/// Gives up starts that nobody waits for any more: an init container may never end.
+fn stop_vain_starts(state: &State, world: World<'_>, plan: &mut Plan) {
+    for (name, doing) in world.doing {
+        let Doing::Starting(order) = doing else { continue };
+        let wanted = state.apps.get(&order.app).is_some_and(|record| {
+            let of_order = |known: &&RevisionRecord| {
+                known.name == order.revision && known.digest == order.template_digest
+            };
+            let revision = record.revisions.iter().find(of_order);
+            fleet::is_at_home(record, &order.environment)
+                && revision.is_some_and(|revision| 0 < record.wanted_of(revision).count())
+        });
+        if !wanted {
             plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
         }
     }
@@ -229,7 +251,7 @@ fn order_revision(
     }
     let replicas = fleet.replicas(&revision.name);
     let (broken, living): (Vec<&ReplicaView<'_>>, Vec<_>) =
-        replicas.iter().partition(|replica| replica.is_half_made());
+        replicas.iter().partition(|replica| replica.is_half_made(revision));
     for replica in broken {
         plan.actions.push(Action::Stop(replica.name.clone(), Duration::ZERO));
     }
@@ -251,14 +273,19 @@ fn order_revision(
 /// that was superseded before it ever served, or of an app of this name that was removed, go first.
 fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
     let allowed: u32 = record.revisions.iter().map(|one| record.wanted_of(one).count()).sum();
-    let stopping = |name: &ReplicaName| matches!(world.doing.get(name), Some(Doing::Stopping));
+    let stopping = |name: &ReplicaName| {
+        let ordered = |action: &Action| matches!(action, Action::Stop(one, _) if one == name);
+        matches!(world.doing.get(name), Some(Doing::Stopping)) || plan.actions.iter().any(ordered)
+    };
     let seen = world
         .observed
         .iter()
         .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
         .filter(|(name, _)| !stopping(name));
     let ordered = world.doing.iter().filter(|(name, doing)| match doing {
-        Doing::Starting(order) => order.app == record.name && !world.observed.contains_key(*name),
+        Doing::Starting(order) => {
+            order.app == record.name && !world.observed.contains_key(*name) && !stopping(name)
+        }
         Doing::Restarting(_) | Doing::Stopping => false,
     });
     let planned = plan
@@ -295,7 +322,11 @@ fn stop_surplus(
 ) {
     living.sort_by_key(|replica| (!replica.ready, replica.name.clone()));
     for replica in living.into_iter().skip(wanted as usize) {
-        if replica.doing.is_none() {
+        let starts = matches!(replica.doing, Some(Doing::Starting(_)));
+        if wanted == 0 && starts {
+            continue; // given up with the other vain starts
+        }
+        if replica.doing.is_none() || starts {
             plan.actions.push(Action::Stop(replica.name.clone(), grace(revision)));
         }
     }

@@ -11,7 +11,7 @@ use crate::plan::{Fleet, Memory, World};
 use crate::probe::{ProbePlan, ProbeTarget};
 use crate::state::{AppRecord, RevisionRecord, State};
 
-pub use self::apps::{app_status, job_status, refused_status};
+pub use self::apps::{app_status, job_status, refused_job, refused_status};
 pub use self::network::{announcements, routes, zones};
 
 /// What is to be probed: every replica whose containers run.

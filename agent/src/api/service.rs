@@ -17,12 +17,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::{self, within};
 use super::refusal::{nearest_app, refused, troubled, unknown_app};
-use super::sources::{About, Image, ImageStore, Link, LogLine, LogQuery, LogSource, LogStream};
+use super::sources::{About, Image, ImageStore, LogLine, LogQuery, LogSource, LogStream};
 use super::spool::Spool;
 use super::streams::{self, Answers};
 use crate::clock::{Clock, rfc3339};
 use crate::inbox::{self, Inbox, Refusal, Reply, Run, Subject};
-use crate::published::Published;
+use crate::published::{Link, Published};
 use crate::wire;
 
 /// What the calls are answered with.

@@ -108,15 +108,6 @@ pub struct About {
     pub control_plane: String,
 }
 
-/// Whether the control plane is in reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Link {
-    /// There is a connection to the broker.
-    pub online: bool,
-    /// The epoch of the last connection.
-    pub epoch: u64,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

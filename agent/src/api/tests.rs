@@ -27,9 +27,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tracing::info_span;
 
-use super::sources::{
-    About, Image, ImageStore, Link, LogLine, LogLines, LogQuery, LogSource, LogStream,
-};
+use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
 use super::*;
 use crate::clock::Clock;
 use crate::inbox::{Accepted, INBOX_DEPTH, Refusal, Request};
@@ -70,7 +68,7 @@ impl FakeAgent {
                 boot_id: "4711".to_owned(),
                 control_plane: "mqtts://broker:8883".to_owned(),
             },
-            link: watch::channel(Link { online: true, epoch: 12 }).1,
+            link: watch::channel(crate::published::Link { online: true, epoch: 12 }).1,
             clock: Clock::default(),
             stop: tasks.stop_signal(),
         };

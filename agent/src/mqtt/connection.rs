@@ -16,7 +16,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -32,7 +32,7 @@ use super::upward::{LARGEST, Said, Upward};
 use super::{CONNECT_DEADLINE, Troubles, set_trouble};
 use crate::clock::Clock;
 use crate::inbox::Inbox;
-use crate::published::Published;
+use crate::published::{Link as Reach, Published};
 
 /// For the last word and a clean end.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
@@ -54,6 +54,7 @@ pub(super) struct Connection<'a> {
     pub(super) inbox: &'a Inbox,
     pub(super) published: &'a Published,
     pub(super) troubles: &'a Troubles,
+    pub(super) reach: &'a watch::Sender<Reach>,
     pub(super) clock: Clock,
     pub(super) stop: &'a CancellationToken,
 }
@@ -243,6 +244,7 @@ impl Driver<'_> {
         set_trouble(self.connection.troubles, None);
         let epoch = self.connection.epoch;
         info!(epoch, session = ack.session_present, "connected to the broker");
+        self.connection.reach.send_replace(Reach { online: true, epoch });
         let granted = ack.properties.as_ref().and_then(|properties| properties.max_packet_size);
         let largest =
             granted.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(LARGEST).min(LARGEST);

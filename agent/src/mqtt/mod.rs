@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::reason::Reason;
 use domain::replica::Trouble;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
@@ -41,13 +42,24 @@ use self::error::LinkError;
 use self::tls::Credentials;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Request};
-use crate::published::Published;
+use crate::published::{Link as Reach, Published};
 
 pub use self::settings::{InvalidSettings, MqttSettings, Session};
 
 /// What stands in the way, by the name of the part that met it.
 pub type Troubles = watch::Sender<Arc<BTreeMap<String, Trouble>>>;
 
+/// What the adapter says of itself on the board.
+#[derive(Debug, Clone)]
+pub struct Tells {
+    /// What stands in the way.
+    pub troubles: Troubles,
+    /// Whether the control plane is in reach.
+    pub link: watch::Sender<Reach>,
+}
+
+/// What stays wrong while it is configured so; our other key among the troubles.
+const EXPOSED: &str = "mqtt exposed";
 /// Our key among the troubles.
 const TROUBLE: &str = "mqtt";
 /// A connection that held this long was a good one: the next back-off starts small again.
@@ -60,14 +72,18 @@ pub async fn run(
     settings: MqttSettings,
     inbox: Inbox,
     published: Published,
-    troubles: Troubles,
+    tells: Tells,
     clock: Clock,
     stop: CancellationToken,
 ) {
+    let Tells { troubles, link: reach } = tells;
     if settings.broker.is_exposed() {
-        warn!(broker = %settings.broker, reason = "PlainMqtt", "the broker is reached without TLS beyond loopback");
+        warn!(broker = %settings.broker, reason = %Reason::PlainMqtt, "the broker is reached without TLS beyond loopback");
+        let details = format!("{}: {}", settings.broker, Reason::PlainMqtt.sentence());
+        let trouble = Trouble { reason: Reason::PlainMqtt, details };
+        troubles.send_modify(|all| drop(Arc::make_mut(all).insert(EXPOSED.to_owned(), trouble)));
     }
-    let link = Link { settings, inbox, published, troubles, clock, stop };
+    let link = Link { settings, inbox, published, troubles, reach, clock, stop };
     link.keep().await;
 }
 
@@ -77,6 +93,7 @@ struct Link {
     inbox: Inbox,
     published: Published,
     troubles: Troubles,
+    reach: watch::Sender<Reach>,
     clock: Clock,
     stop: CancellationToken,
 }
@@ -138,10 +155,12 @@ impl Link {
             inbox: &self.inbox,
             published: &self.published,
             troubles: &self.troubles,
+            reach: &self.reach,
             clock: self.clock,
             stop: &self.stop,
         };
         let (connected_at, end) = connection.serve(credentials, fresh).await;
+        self.reach.send_if_modified(|reach| std::mem::take(&mut reach.online));
         past.epoch_unused = end.as_ref().is_err_and(LinkError::is_before_connect);
         if let Some(since) = connected_at {
             past.session_made = true;

@@ -1,6 +1,7 @@
 //! Outcomes: what came of deeds, and what the loop learns from them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use domain::model::{EnvironmentName, ReplicaName, RevisionName};
 use domain::plan::Doing;
@@ -35,6 +36,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 self.restarted(&replica, &container, result);
             }
             Outcome::Stopped(replica, result) => self.stopped(&replica, result),
+            Outcome::GivenUp => (),
         }
     }
 
@@ -159,7 +161,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let Some(found) = record.revisions.iter_mut().find(|known| known.name == revision) else {
             return;
         };
-        found.images = images.into_iter().map(|image| (image.reference.clone(), image)).collect();
+        let images: BTreeMap<String, ResolvedImage> =
+            images.into_iter().map(|image| (image.reference.clone(), image)).collect();
+        let template = Arc::clone(&found.template);
+        let mut wanted = template.init_containers.iter().chain(&template.containers);
+        if let Some(missing) = wanted.find(|container| !images.contains_key(&container.image)) {
+            // They were fetched for a removed revision of the same name.
+            let details = format!("{} was not fetched yet", missing.image);
+            let trouble = Trouble { reason: Reason::PullingImage, details };
+            self.memory.fetch_failed(revision, trouble, now);
+            return;
+        }
+        found.images = images;
         if matches!(found.phase, Phase::Fetching | Phase::Staged) {
             found.phase = Phase::Starting;
         }
@@ -176,7 +189,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     fn started(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
-        let Some(Doing::Starting(order)) = self.doing.remove(replica) else { return };
+        self.give_up.remove(replica);
+        let order = match self.doing.get(replica) {
+            Some(Doing::Starting(order)) => Arc::clone(order),
+            Some(Doing::Stopping) => return self.started_too_late(replica),
+            Some(Doing::Restarting(_)) | None => return,
+        };
+        self.doing.remove(replica);
         let now = self.clock.now();
         self.end(replica);
         match result {
@@ -216,6 +235,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             }
         }
         // A container may have ended already, and its event may have come before this outcome.
+        self.look();
+    }
+
+    /// It was given up in the moment in which it ended: the next plan finds it and stops it.
+    fn started_too_late(&mut self, replica: &ReplicaName) {
+        self.doing.remove(replica);
+        self.end(replica);
+        self.sight.ended.remove(replica);
         self.look();
     }
 
@@ -277,6 +304,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.sight.sequence += 1;
         self.sight.ended.insert(replica.clone(), self.sight.sequence);
     }
+}
+
+/// A replica whose start is not over, as a look would find it.
+pub(super) fn half_made(order: &ReplicaOrder) -> ObservedReplica {
+    let containers = order.template.containers.iter();
+    observed(order, containers.map(|one| (one.name.clone(), ContainerState::Created)).collect())
 }
 
 fn observed(order: &ReplicaOrder, containers: BTreeMap<String, ContainerState>) -> ObservedReplica {

@@ -1,6 +1,7 @@
 //! Deeds: what a plan asks for, done by short tasks that report back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use domain::replica::{ReplicaOrder, Trouble};
 use futures_util::FutureExt as _;
 use ipnet::Ipv4Net;
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span, warn};
 
-use super::{Deed, Outcome, RECHECK, RETRY, Reconciler};
+use super::absorb::half_made;
+use super::{Deed, Outcome, RECHECK, RESYNC, RETRY, Reconciler, TURN};
 use crate::network::{Network, NetworkError};
 use crate::runtime::Runtime;
 use crate::store::Store;
@@ -21,6 +24,8 @@ use crate::store::Store;
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// Looks at containers and networks. One look at a time: what happens during one calls for another.
     pub(super) fn look(&mut self) {
+        // A look that hangs is no reason to spin; when it ends it says when the next one is due.
+        self.sight.next = self.clock.now().after(RESYNC);
         if self.sight.looking {
             self.sight.stale = true;
             return;
@@ -71,9 +76,24 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let starts = Arc::clone(&self.starts);
+        let given_up = CancellationToken::new();
+        self.give_up.insert(order.replica.clone(), given_up.clone());
         let start = async move {
-            let _turn = starts.acquire().await;
-            let result = start(&runtime, &network, &order).await;
+            let started = async {
+                let turn = starts.acquire().await;
+                let mut work = pin!(start(&runtime, &network, &order));
+                if let Ok(result) = time::timeout(TURN, &mut work).await {
+                    return result;
+                }
+                drop(turn);
+                work.await
+            };
+            let result = given_up.run_until_cancelled(started).await;
+            let Some(result) = result else {
+                // Here and not beside it: what a start still does would be in a stop's way.
+                let result = stop(&runtime, &network, &order.replica, Duration::ZERO).await;
+                return Outcome::Stopped(order.replica.clone(), result);
+            };
             if result.is_err() {
                 // What was half made is taken away at once; what cannot be now is found by the next look.
                 let _ = runtime.stop(&order.replica, Duration::ZERO).await;
@@ -86,7 +106,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     fn order_stop(&mut self, replica: ReplicaName, grace: Duration) -> Deed {
         info!(%replica, ?grace, "stop");
-        self.doing.insert(replica.clone(), Doing::Stopping);
+        let before = self.doing.insert(replica.clone(), Doing::Stopping);
+        if let Some(Doing::Starting(order)) = before
+            && let Some(given_up) = self.give_up.remove(&replica)
+        {
+            // It never served. Whoever starts it ends it; its address is taken until then.
+            self.sight.replicas.entry(replica).or_insert_with(|| half_made(&order));
+            let give_up = async move {
+                given_up.cancel();
+                Outcome::GivenUp
+            };
+            return ("give up", give_up.boxed());
+        }
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let stop = async move {
             let result = stop(&runtime, &network, &replica, grace).await;
@@ -102,7 +133,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// Makes the networks of these environments stand, if they are not the ones that do.
     pub(super) fn settle(&mut self, wanted: &BTreeSet<EnvironmentName>, now: Moment) {
         let fresh = wanted.is_empty() || now < self.nets.check_at;
-        let settled = fresh && self.nets.settled.as_ref() == Some(wanted);
+        let well = fresh && self.nets.trouble.is_none();
+        let settled = well && self.nets.settled.as_ref() == Some(wanted);
         let waits = self.nets.trouble.is_some() && now < self.nets.retry_at;
         // Before the first look a bridge that stands would be given another subnet.
         if settled || self.nets.settling || waits || !self.nets.seen {

@@ -10,7 +10,7 @@ use domain::status::{AppStatus, JobStatus, Statuses};
 use domain::view::{self, Scene};
 use tokio::sync::watch;
 
-use super::Reconciler;
+use super::{Kind, Reconciler, Refused};
 use crate::network::Network;
 use crate::published::DeviceState;
 use crate::runtime::Runtime;
@@ -62,7 +62,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let now = self.clock.wall();
         let mut statuses = Statuses::default();
         for (name, record) in &self.state.apps {
-            let refused = self.refusals.contains_key(name.as_str());
+            let refused = self.refusals.contains_key(&(Kind::App, name.to_string()));
             if record.removed && !refused && !self.has_replicas(record) {
                 statuses.removed.insert(name.clone());
             } else if record.accepted.is_some() || record.removed {
@@ -70,15 +70,29 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 statuses.apps.insert(name.to_string(), status);
             }
         }
-        for (name, refused) in &self.refusals {
-            let status = statuses.apps.entry(name.clone());
-            let status = status.or_insert_with(|| {
-                view::refused_status(name, refused.source, refused.finding.clone())
-            });
-            status.error = Some(refused.finding.clone());
+        for (name, record) in &self.state.jobs {
+            if !record.removed {
+                statuses.jobs.insert(name.to_string(), view::job_status(record));
+            } else if !self.state.apps.contains_key(name) {
+                statuses.removed.insert(name.clone());
+            }
         }
-        for (name, record) in self.state.jobs.iter().filter(|(_, job)| !job.removed) {
-            statuses.jobs.insert(name.to_string(), view::job_status(record));
+        for ((kind, name), refused) in &self.refusals {
+            let Refused { source, finding } = refused;
+            match kind {
+                Kind::App => {
+                    let status = statuses.apps.entry(name.clone());
+                    let status = status
+                        .or_insert_with(|| view::refused_status(name, *source, finding.clone()));
+                    status.error = Some(finding.clone());
+                }
+                Kind::Job => {
+                    let status = statuses.jobs.entry(name.clone());
+                    let status =
+                        status.or_insert_with(|| view::refused_job(name, *source, finding.clone()));
+                    status.error = Some(finding.clone());
+                }
+            }
         }
         stamp(&mut statuses.apps, &before.apps, |status: &mut AppStatus| &mut status.updated, now);
         stamp(&mut statuses.jobs, &before.jobs, |status: &mut JobStatus| &mut status.updated, now);

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use domain::document::{Document, Finding, ScaleTarget};
 use domain::intake::{self, Incoming, Verdict, refusal};
-use domain::model::{AppName, Digest};
+use domain::model::{AppName, Digest, RevisionName};
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes};
+use domain::state::{AppRecord, Changes, JobRecord};
 use domain::status::Source;
 use tracing::{info, warn};
 
-use super::{INBOX_DEPTH, REFUSALS_KEPT, Reconciler, Refused};
+use super::{INBOX_DEPTH, Kind, REFUSALS_KEPT, Reconciler, Refused};
 use crate::inbox::{Accepted, Refusal, Request, Run, Subject};
 use crate::network::Network;
 use crate::runtime::Runtime;
@@ -59,31 +59,37 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         payload: Bytes,
         force: bool,
     ) -> Result<Accepted, Refusal> {
-        let sent_to = match subject {
-            Subject::App(name) | Subject::Job(name) => Some(name.as_str()),
-            Subject::Itself => None,
+        let (sent_to, mut kind) = match subject {
+            Subject::App(name) => (Some(name.as_str()), Kind::App),
+            Subject::Job(name) => (Some(name.as_str()), Kind::Job),
+            Subject::Itself => (None, Kind::App),
         };
         if payload.is_empty() {
-            return Ok(self.cleared(sent_to));
+            let accepted = self.cleared(kind, sent_to);
+            self.save_events().await;
+            return Ok(accepted);
         }
-        if let Some(unchanged) = self.repeat(source, subject, &payload) {
+        if let Some(unchanged) = self.repeat(source, subject, &payload).filter(|_| !force) {
             return Ok(unchanged);
         }
         let taken = take_apart(payload, sent_to.map(str::to_owned)).await;
         let result = match taken {
             Ok((parsed, payload)) => {
                 let incoming = Incoming { source, payload: &payload, force };
+                if *subject == Subject::Itself && matches!(parsed.document, Document::Job(_)) {
+                    kind = Kind::Job;
+                }
                 self.intake(subject, parsed, incoming).await
             }
             Err(findings) => Err((sent_to.map(str::to_owned), lasting(findings))),
         };
         match result {
             Ok(accepted) => {
-                self.refusals.remove(&accepted.name);
+                self.refusals.remove(&(kind, accepted.name.clone()));
                 Ok(accepted)
             }
             Err((name, refused)) => {
-                self.remember(name, source, &refused);
+                self.remember(kind, name, source, &refused);
                 Err(refused)
             }
         }
@@ -102,15 +108,17 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if received.get(&source) != Some(&digest) {
             return None;
         }
-        self.refusals.remove(name);
+        let kind = if matches!(subject, Subject::Job(_)) { Kind::Job } else { Kind::App };
+        self.refusals.remove(&(kind, name.clone()));
         Some(Accepted { name: name.clone(), changed: false, warnings: Vec::new() })
     }
 
     /// An empty message means that somebody cleared the retained one. The app stays.
-    fn cleared(&mut self, sent_to: Option<&str>) -> Accepted {
+    fn cleared(&mut self, kind: Kind, sent_to: Option<&str>) -> Accepted {
         let name = sent_to.unwrap_or_default().to_owned();
-        let app = name.parse::<AppName>().ok().filter(|name| {
-            self.state.apps.get(name).is_some_and(|record| record.accepted.is_some())
+        let app = name.parse::<AppName>().ok().filter(|name| match kind {
+            Kind::Job => self.state.jobs.get(name).is_some_and(|record| record.accepted.is_some()),
+            Kind::App => self.state.apps.get(name).is_some_and(|record| record.accepted.is_some()),
         });
         if let Some(app) = app {
             let message = Reason::DesiredCleared.sentence().to_owned();
@@ -153,9 +161,19 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         let is_new = !changes.is_empty();
         if is_new {
+            let first_event = self.state.device.next_event;
             self.tell_changes(&changes);
-            let stored = self.commit(changes).await;
+            let revisions: Vec<RevisionName> = changes
+                .apps
+                .iter()
+                .flat_map(|app| app.revisions.iter().map(|revision| revision.name.clone()))
+                .collect();
+            let stored = self.commit_told(first_event, changes).await;
             stored.map_err(|error| (Some(name.to_string()), passing(&error)))?;
+            // Credentials and secrets may be better now: what waits need not wait out its back-off.
+            for revision in &revisions {
+                self.memory.desired_changed(revision);
+            }
         }
         Ok(Accepted { name: name.to_string(), changed: is_new, warnings })
     }
@@ -163,7 +181,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// The events of an accepted document.
     fn tell_changes(&mut self, changes: &Changes) {
         for app in &changes.apps {
-            let known = self.state.apps.get(&app.name).and_then(AppRecord::latest).cloned();
+            let before = self.state.apps.get(&app.name);
+            if app.removed && before.is_none_or(|before| before.accepted.is_none()) {
+                continue; // it was gone before
+            }
+            let known = before.and_then(AppRecord::latest).cloned();
             let reason = if app.removed { Reason::AppRemoved } else { Reason::DesiredChanged };
             info!(app = %app.name, %reason, source = app.source.word(), generation = app.generation, "desired state");
             let message = format!("generation {} from {}", app.generation, app.source.word());
@@ -182,14 +204,15 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// Keeps a refusal for the status of the name it was for. The list is bounded: names can be anything.
-    fn remember(&mut self, name: Option<String>, source: Source, refused: &Refusal) {
+    fn remember(&mut self, kind: Kind, name: Option<String>, source: Source, refused: &Refusal) {
         let (Some(name), Some(finding)) = (name, refused.findings.first()) else { return };
         warn!(app = name, reason = %finding.reason, message = finding.message, "document refused");
         let known = name.parse::<AppName>().is_ok_and(|name| self.state.apps.contains_key(&name));
-        if !known && REFUSALS_KEPT <= self.refusals.len() && !self.refusals.contains_key(&name) {
+        let key = (kind, name);
+        if !known && REFUSALS_KEPT <= self.refusals.len() && !self.refusals.contains_key(&key) {
             self.refusals.pop_first();
         }
-        self.refusals.insert(name, Refused { source, finding: finding.clone() });
+        self.refusals.insert(key, Refused { source, finding: finding.clone() });
     }
 
     async fn scale(&mut self, app: &str, payload: &[u8]) -> Result<(), Refusal> {
@@ -206,26 +229,45 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         record.scale = target;
         info!(app = %name, %target, "scale target");
+        let first_event = self.state.device.next_event;
         self.emit(Reason::ScaleTargetChanged, Some(&name), None, None, target.to_string());
-        self.commit_app(record).await
+        self.commit_app(first_event, record).await
     }
 
     async fn delete(&mut self, source: Source, app: &AppName, force: bool) -> Result<(), Refusal> {
+        let live_job = self.state.jobs.get(app).filter(|job| job.accepted.is_some());
+        if let Some(job) = live_job.cloned()
+            && self.state.apps.get(app).is_none_or(|record| record.accepted.is_none())
+        {
+            return self.delete_job(source, job, force).await;
+        }
         let mut record = self.known(app)?;
-        if record.source != source && !force {
-            let message = format!("it belongs to the source {:?}", record.source.word());
-            return Err(lasting(vec![refusal(Reason::OwnedByOtherSource, "", message)]));
-        }
-        if source == Source::File {
-            // The same file may come back, and then it counts.
-            record.received.remove(&Source::File);
-        }
+        may_delete(record.source, source, force)?;
+        // The same document may come back from there, and then it counts.
+        record.received.remove(&source);
         intake::remove(&mut record);
         info!(%app, source = source.word(), "removed");
-        self.refusals.remove(app.as_str());
+        self.refusals.remove(&(Kind::App, app.to_string()));
         let message = format!("by {}", source.word());
+        let first_event = self.state.device.next_event;
         self.emit(Reason::AppRemoved, Some(app), None, None, message);
-        self.commit_app(record).await
+        self.commit_app(first_event, record).await
+    }
+
+    async fn delete_job(
+        &mut self,
+        source: Source,
+        mut job: JobRecord,
+        force: bool,
+    ) -> Result<(), Refusal> {
+        may_delete(job.source, source, force)?;
+        info!(job = %job.name, source = source.word(), "removed");
+        self.refusals.remove(&(Kind::Job, job.name.to_string()));
+        job.received.remove(&source);
+        job.accepted = None;
+        job.removed = true;
+        let changes = Changes { jobs: vec![job], ..Changes::default() };
+        self.commit(changes).await.map_err(|error| passing(&error))
     }
 
     async fn start_or_stop(&mut self, app: &AppName, run: Run) -> Result<(), Refusal> {
@@ -235,7 +277,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             return Ok(());
         }
         record.stopped = stopped;
-        self.commit_app(record).await
+        let first_event = self.state.device.next_event;
+        self.commit_app(first_event, record).await
     }
 
     /// The record of an app that there is.
@@ -246,9 +289,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         })
     }
 
-    async fn commit_app(&mut self, record: AppRecord) -> Result<(), Refusal> {
+    async fn commit_app(&mut self, first_event: u64, record: AppRecord) -> Result<(), Refusal> {
         let changes = Changes { apps: vec![record], ..Changes::default() };
-        self.commit(changes).await.map_err(|error| passing(&error))
+        self.commit_told(first_event, changes).await.map_err(|error| passing(&error))
     }
 
     /// The epoch of the next connection, durable before anybody sees it.
@@ -266,12 +309,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     async fn delivered(&mut self, events: Vec<u64>) {
         let dropped = std::mem::take(&mut self.state.device.dropped_events);
+        let first_event = self.state.device.next_event;
         if 0 < dropped {
             let message = format!("{dropped} events were dropped");
             self.emit(Reason::EventsDropped, None, None, None, message);
         }
         let changes = Changes { delivered: events, ..Changes::default() };
-        if let Err(error) = self.commit(changes).await {
+        if let Err(error) = self.commit_told(first_event, changes).await {
+            self.state.device.dropped_events += dropped;
             // They stay in the outbox and go out once more: at least once is what was promised.
             warn!(%error, "delivered events cannot be taken from the outbox");
         }
@@ -289,6 +334,14 @@ async fn take_apart(
     task.await.unwrap_or_else(|_| {
         Err(vec![refusal(Reason::InvalidSyntax, "", "the document cannot be read")])
     })
+}
+
+fn may_delete(owner: Source, asks: Source, force: bool) -> Result<(), Refusal> {
+    if owner == asks || force {
+        return Ok(());
+    }
+    let message = format!("it belongs to the source {:?}", owner.word());
+    Err(lasting(vec![refusal(Reason::OwnedByOtherSource, "", message)]))
 }
 
 fn lasting(findings: Vec<Finding>) -> Refusal {

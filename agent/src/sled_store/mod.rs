@@ -96,6 +96,11 @@ impl SledStore {
                 ..Changes::default()
             };
             store.commit(&everything)?;
+        } else if rebuilt.is_some() {
+            // Without a copy nothing is known of the connects before; they are left behind all the same.
+            state.device.epoch += EPOCH_JUMP;
+            let device = Some(state.device.clone());
+            store.commit(&Changes { device, ..Changes::default() })?;
         }
         store.state = state.clone();
         Ok((store, Loaded { state, outbox, rebuilt }))
@@ -113,6 +118,14 @@ impl SledStore {
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let desired = !changes.apps.is_empty() || !changes.jobs.is_empty();
         let sequence = self.sequence + u64::from(desired);
+        let path = self.dir.join(snapshot::NAME);
+        let mut state = self.state.clone();
+        apply(&mut state, changes);
+        if desired {
+            // What takes space comes first: a full disk then stops the change before a later start could see it.
+            snapshot::stage(&path, &state, sequence)
+                .map_err(|error| failed("write", &path, &error))?;
+        }
         let db_file = self.dir.join("state").join("db");
         let trees = self.trees()?;
         let written = put(trees, changes, sequence)
@@ -124,24 +137,21 @@ impl SledStore {
             self.trees = None;
             return Err(full_or_failed(&error));
         }
-        self.sequence = sequence;
-        changes
-            .apps
-            .iter()
-            .for_each(|app| drop(self.state.apps.insert(app.name.clone(), app.clone())));
-        changes
-            .jobs
-            .iter()
-            .for_each(|job| drop(self.state.jobs.insert(job.name.clone(), job.clone())));
-        if let Some(device) = &changes.device {
-            self.state.device = device.clone();
-        }
+        (self.sequence, self.state) = (sequence, state);
         if desired {
-            let path = self.dir.join(snapshot::NAME);
-            snapshot::write(&path, &self.state, sequence)
-                .map_err(|error| failed("write", &path, &error))?;
+            snapshot::publish(&path).map_err(|error| failed("rename", &path, &error))?;
         }
         Ok(())
+    }
+}
+
+fn apply(state: &mut State, changes: &Changes) {
+    let apps = changes.apps.iter().map(|app| (app.name.clone(), app.clone()));
+    state.apps.extend(apps);
+    let jobs = changes.jobs.iter().map(|job| (job.name.clone(), job.clone()));
+    state.jobs.extend(jobs);
+    if let Some(device) = &changes.device {
+        state.device = device.clone();
     }
 }
 

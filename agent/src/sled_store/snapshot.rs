@@ -20,8 +20,8 @@ pub(super) const NAME: &str = "desired.snapshot";
 
 const MAGIC: &[u8] = b"skerry snapshot\n";
 
-/// Writes the copy; once this returns it is durable.
-pub(super) fn write(path: &Path, state: &State, sequence: u64) -> io::Result<()> {
+/// Writes the next copy beside the one that stands; it counts once it is published.
+pub(super) fn stage(path: &Path, state: &State, sequence: u64) -> io::Result<()> {
     let body = versioned(&Snapshot {
         sequence,
         device: Some(device_message(&state.device)),
@@ -34,8 +34,12 @@ pub(super) fn write(path: &Path, state: &State, sequence: u64) -> io::Result<()>
     file.write_all(Digest::of(&body).to_string().as_bytes())?;
     file.write_all(b"\n")?;
     file.write_all(&body)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
+    file.sync_all()
+}
+
+/// Puts the staged copy in the place of the one that stands; once this returns it is durable.
+pub(super) fn publish(path: &Path) -> io::Result<()> {
+    fs::rename(path.with_extension("next"), path)?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 

@@ -135,7 +135,8 @@ fn records_of_the_first_release_are_read() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/store-v1.snapshot");
     if std::env::var_os("SKERRY_WRITE_FIXTURES").is_some() {
         let state = State { apps: [(record().name, record())].into(), ..State::default() };
-        snapshot::write(&fixture, &state, 1).unwrap();
+        snapshot::stage(&fixture, &state, 1).unwrap();
+        snapshot::publish(&fixture).unwrap();
     }
     let (state, sequence) = snapshot::read(&fixture).expect("the fixture is a good snapshot");
     assert_eq!(sequence, 1);
@@ -180,4 +181,34 @@ impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
+}
+
+#[test]
+fn a_copy_that_cannot_be_written_leaves_nothing_for_a_later_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    // A folder in the place of the next copy stops it from being written.
+    let next = dir.path().join(snapshot::NAME).with_extension("next");
+    fs::create_dir(&next).unwrap();
+    store.commit(&changes()).unwrap_err();
+    drop(store);
+    let (mut store, loaded) = SledStore::open(dir.path()).unwrap();
+    assert!(loaded.state.apps.is_empty(), "what was refused is not there after a restart");
+    fs::remove_dir(&next).unwrap();
+    store.commit(&changes()).unwrap();
+    drop(store);
+    assert_eq!(SledStore::open(dir.path()).unwrap().1.state.apps.len(), 1);
+}
+
+#[test]
+fn a_store_rebuilt_from_nothing_leaves_its_old_epochs_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    fs::remove_file(dir.path().join(snapshot::NAME)).unwrap();
+    for file in ["db", "conf"] {
+        fs::write(dir.path().join("state").join(file), b"not a database at all").unwrap();
+    }
+    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert!(loaded.rebuilt.is_some());
+    assert_eq!(loaded.state.device.epoch, EPOCH_JUMP);
 }

@@ -16,9 +16,6 @@ use super::template::check_unique;
 use crate::reason::Reason;
 use crate::replica::Secret;
 
-/// What Azure keeps where nothing is said.
-const USUAL_INACTIVE_REVISIONS: u32 = 100;
-
 /// Reads the configuration of an app and closes it.
 pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     const MODES: &[(&str, RevisionsMode)] = &[
@@ -36,9 +33,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     let dapr = fields.inner("dapr", Place::Dapr).map(dapr);
     let java_metrics = java_metrics(&mut fields);
     let max_inactive_revisions = fields.count("maxInactiveRevisions", 0..=10_000);
-    if max_inactive_revisions.is_some_and(|most| most != USUAL_INACTIVE_REVISIONS) {
-        fields.later("maxInactiveRevisions", "maxInactiveRevisions");
-    }
     let service = service(&mut fields);
     let identity_settings = identity_settings(&mut fields);
     let target_label = fields.ruled("targetLabel", rules::traffic_label);

@@ -144,15 +144,10 @@ pub(super) const LATER: &[(&str, &str)] = &[
         "not acted on yet: taken as Single, so that the newest ready revision serves alone",
     ),
     ("targetLabel", "not acted on yet: labels come with a later release"),
-    ("maxInactiveRevisions", "not acted on yet: 100 inactive revisions are kept"),
     ("scaleRules", "not acted on yet: minReplicas replicas run, and one at least"),
     ("scaleTiming", "not acted on yet: the number of replicas does not follow the load"),
     ("scaleToZero", "not acted on yet: one replica stays"),
-    ("secretVolume", "not acted on yet: the volume is an empty folder"),
-    (
-        "storageVolume",
-        "not acted on yet: the volume is an empty folder that lives as long as the replica",
-    ),
+    ("storageVolume", "not acted on yet: replicas wait with StorageMissing"),
     ("dapr", "not acted on yet: the app runs without its Dapr sidecar"),
     (
         "tls",

@@ -116,10 +116,7 @@ fn volume(mut fields: Fields<'_>) -> Volume {
         fields.each("secrets", Place::SecretItem).into_iter().filter_map(secret_item).collect();
     let source = match storage_type {
         StorageType::EmptyDir => VolumeSource::EmptyDir,
-        StorageType::Secret => {
-            fields.later("secretVolume", "storageType");
-            VolumeSource::Secret { items }
-        }
+        StorageType::Secret => VolumeSource::Secret { items },
         StorageType::Shared => {
             fields.later("storageVolume", "storageType");
             if storage_name.is_none() {

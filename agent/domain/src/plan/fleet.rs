@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Doing, Memory, World};
-use crate::model::{ReplicaName, RevisionName};
+use crate::model::{EnvironmentName, ReplicaName, RevisionName};
 use crate::probe::Health;
 use crate::replica::{ContainerState, ObservedReplica};
-use crate::state::{RevisionRecord, State};
+use crate::state::{AppRecord, RevisionRecord, State};
 
 /// Every replica that counts, by revision.
 #[derive(Debug)]
@@ -40,8 +40,10 @@ impl<'a> Fleet<'a> {
     /// Joins what is known.
     pub fn of(state: &'a State, world: World<'a>, memory: &Memory) -> Self {
         let mut revisions: BTreeMap<&RevisionName, Vec<ReplicaView<'_>>> = BTreeMap::new();
-        for revision in state.apps.values().flat_map(|app| &app.revisions) {
-            revisions.insert(&revision.name, replicas(revision, world, memory));
+        for app in state.apps.values() {
+            for revision in &app.revisions {
+                revisions.insert(&revision.name, replicas(app, revision, world, memory));
+            }
         }
         Self { revisions }
     }
@@ -58,7 +60,13 @@ impl<'a> Fleet<'a> {
     }
 }
 
+/// In the environment that its app is in now: a change of it needs new replicas, in the other network.
+pub(super) fn is_at_home(app: &AppRecord, environment: &EnvironmentName) -> bool {
+    app.document().is_none_or(|document| document.environment == *environment)
+}
+
 fn replicas<'a>(
+    app: &AppRecord,
     revision: &'a RevisionRecord,
     world: World<'a>,
     memory: &Memory,
@@ -66,6 +74,7 @@ fn replicas<'a>(
     let seen = world.observed.iter().filter(|(name, observed)| {
         observed.revision == revision.name
             && observed.template_digest == revision.digest
+            && is_at_home(app, &observed.environment)
             && is_of_this_boot(name, observed, world)
             && !matches!(world.doing.get(*name), Some(Doing::Stopping))
     });
@@ -76,7 +85,8 @@ fn replicas<'a>(
         .collect();
     for (name, doing) in world.doing {
         let Doing::Starting(order) = doing else { continue };
-        if order.revision == revision.name && !world.observed.contains_key(name) {
+        let counts = order.revision == revision.name && is_at_home(app, &order.environment);
+        if counts && !world.observed.contains_key(name) {
             views.push(view(name, None, order.place.address, revision, world, memory));
         }
     }
@@ -115,10 +125,14 @@ fn view<'a>(
 }
 
 impl<'a> ReplicaView<'a> {
-    /// Its records stand and nothing of it ever ran, nor is it being started: a start that was cut short.
-    pub(super) fn is_half_made(&self) -> bool {
+    /// Its records stand and none of its containers ever ran, init containers aside, nor is it being started: a start
+    /// that was cut short.
+    pub(super) fn is_half_made(&self, revision: &RevisionRecord) -> bool {
         let none_ran = |observed: &ObservedReplica| {
-            observed.containers.values().all(|state| *state == ContainerState::Created)
+            revision.template.containers.iter().all(|container| {
+                let state = observed.containers.get(&container.name);
+                state.is_none_or(|state| *state == ContainerState::Created)
+            })
         };
         self.doing.is_none() && self.observed.is_some_and(none_ran)
     }

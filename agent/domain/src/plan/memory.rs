@@ -39,6 +39,8 @@ struct Restarts {
     counted: Option<Moment>,
     /// Why the last restart failed, if it did.
     trouble: Option<Trouble>,
+    /// It ran when it was last seen.
+    runs: bool,
 }
 
 impl Memory {
@@ -82,6 +84,12 @@ impl Memory {
         self.fetches.clear();
     }
 
+    /// The document behind a revision changed, its secrets perhaps: what failed may be tried again at once.
+    pub fn desired_changed(&mut self, revision: &RevisionName) {
+        self.fetches.remove(revision);
+        self.starts.remove(revision);
+    }
+
     /// A replica of a revision could not be started.
     pub fn start_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
         fail(&mut self.starts, revision, trouble, now);
@@ -103,10 +111,12 @@ impl Memory {
         let known = self.containers.entry(replica.clone()).or_default();
         let restarts = known.entry(container.to_owned()).or_default();
         restarts.count = restarts.count.saturating_add(1);
-        restarts.up_since = now;
-        if trouble.is_some() {
-            restarts.backoff.fail(now, now);
+        // One that still ran was condemned by a probe, which counts as an exit does.
+        if trouble.is_some() || restarts.runs {
+            restarts.backoff.fail(now, restarts.up_since);
         }
+        restarts.up_since = now;
+        restarts.runs = false;
         restarts.trouble = trouble;
     }
 
@@ -180,6 +190,7 @@ impl Memory {
 
 impl Restarts {
     fn see(&mut self, state: &ContainerState, now: Moment) {
+        self.runs = matches!(state, ContainerState::Running { .. });
         match state {
             ContainerState::Running { since } => {
                 self.up_since = *since;
@@ -203,6 +214,59 @@ fn fail(
     let entry = failures.entry(revision);
     let failure =
         entry.or_insert_with(|| Failure { backoff: Backoff::default(), trouble: trouble.clone() });
-    failure.backoff.fail(now, now);
+    // Replicas that were started together fail together, and that is one failure.
+    if failure.backoff.retry_at() <= now {
+        failure.backoff.fail(now, now);
+    }
     failure.trouble = trouble;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::reason::Reason;
+
+    fn at(secs: u64) -> Moment {
+        Moment(Duration::from_secs(secs))
+    }
+
+    fn trouble() -> Trouble {
+        Trouble { reason: Reason::ContainerStartFailed, details: "why".to_owned() }
+    }
+
+    #[test]
+    fn a_container_that_a_probe_condemns_waits_longer_each_time() {
+        let (mut memory, replica) = (Memory::new(0), "a--1-22222".parse::<ReplicaName>().unwrap());
+        let mut waits = Vec::new();
+        for n in 1..=4 {
+            let now = at(1000 + n * 60);
+            let known = memory.containers.entry(replica.clone()).or_default();
+            let up = ContainerState::Running { since: at(1000) };
+            known.entry("main".to_owned()).or_default().see(&up, now);
+            memory.restarted(&replica, "main", None, now);
+            waits.push(memory.restart_at(&replica, "main").since(now).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn an_exit_is_counted_once() {
+        let (mut memory, replica) = (Memory::new(0), "a--1-22222".parse::<ReplicaName>().unwrap());
+        let known = memory.containers.entry(replica.clone()).or_default();
+        let exit = ContainerState::Exited { code: 1, oom: false, at: at(1000) };
+        known.entry("main".to_owned()).or_default().see(&exit, at(1000));
+        memory.restarted(&replica, "main", None, at(1001));
+        assert_eq!(memory.exits(&replica, "main"), 1);
+    }
+
+    #[test]
+    fn replicas_that_fail_together_are_one_failure() {
+        let (mut memory, revision) = (Memory::new(0), "a--1".parse::<RevisionName>().unwrap());
+        for _ in 0..3 {
+            memory.start_failed(revision.clone(), trouble(), at(1000));
+        }
+        assert_eq!(memory.start_retry_at(&revision), Some(at(1001)));
+    }
 }

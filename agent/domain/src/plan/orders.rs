@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Memory, ReplicaView, World, fleet, trouble};
-use crate::document::{AppDocument, EnvValue};
+use crate::document::{AppDocument, EnvValue, VolumeSource};
 use crate::ipam;
 use crate::model::ReplicaName;
 use crate::reason::Reason;
@@ -137,6 +137,13 @@ fn check_secrets(document: &AppDocument, revision: &RevisionRecord) -> Result<()
             && !known.contains_key(name)
         {
             let details = format!("{} needs the secret {name:?}", variable.name);
+            return Err(trouble(Reason::SecretValueMissing, details));
+        }
+    }
+    for volume in &revision.template.volumes {
+        let VolumeSource::Secret { items } = &volume.source else { continue };
+        if let Some(item) = items.iter().find(|item| !known.contains_key(&item.secret_ref)) {
+            let details = format!("volume {} needs the secret {:?}", volume.name, item.secret_ref);
             return Err(trouble(Reason::SecretValueMissing, details));
         }
     }

@@ -43,15 +43,34 @@ pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
         latest_revision: record.latest().map(|revision| revision.name.clone()),
         latest_ready_revision: ready.map(|revision| revision.name.clone()),
         revisions,
-        warnings: record
-            .accepted
-            .as_ref()
-            .map(|accepted| accepted.warnings.clone())
-            .unwrap_or_default(),
+        warnings: warnings(record),
         error: None,
         scale_target: record.scale.to_string(),
         updated: WallTime::default(),
     }
+}
+
+/// What of the document is not acted on, and what was remarked of the newest revision's images.
+fn warnings(record: &AppRecord) -> Vec<Finding> {
+    let mut warnings =
+        record.accepted.as_ref().map(|accepted| accepted.warnings.clone()).unwrap_or_default();
+    let Some(latest) = record.latest() else { return warnings };
+    let template = &latest.template;
+    let kinds =
+        [("initContainers", &template.init_containers), ("containers", &template.containers)];
+    for (key, containers) in kinds {
+        for (n, container) in containers.iter().enumerate() {
+            let remark =
+                latest.images.get(&container.image).and_then(|image| image.warning.clone());
+            warnings.extend(remark.map(|message| Finding {
+                path: format!("properties.template.{key}[{n}].image"),
+                reason: Reason::RegistryUnreachable,
+                message,
+                position: None,
+            }));
+        }
+    }
+    warnings
 }
 
 fn running_status(record: &AppRecord, revisions: &[RevisionStatus]) -> RunningStatus {
@@ -143,8 +162,7 @@ fn running_state(
 
 fn health_state(views: &[ReplicaView<'_>], ready: u32, there: u32) -> HealthState {
     let failing = views.iter().any(|view| {
-        view.health.is_some_and(|health| health.started && !health.ready)
-            || !view.ready && view.adopted
+        view.health.is_some_and(|health| (health.started || view.adopted) && !health.ready)
     });
     if there == 0 || (ready == 0 && !failing) {
         HealthState::None
@@ -265,7 +283,14 @@ fn replica_trouble(
     let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
     let reason = match view.health {
         _ if details.contains("refused") => Reason::PortClosed,
-        Some(health) if health.started && view.adopted => Reason::ProbeFailed,
+        Some(health) if !health.unhealthy.is_empty() => Reason::ProbeFailed,
+        Some(health)
+            if health.failure.is_some()
+                && health.started
+                && (view.adopted || revision.was_ready) =>
+        {
+            Reason::ProbeFailed
+        }
         Some(_) | None => Reason::WaitingForProbe,
     };
     Some(Trouble { reason, details })
@@ -298,6 +323,19 @@ pub fn refused_status(name: &str, source: Source, finding: Finding) -> AppStatus
         warnings: Vec::new(),
         error: Some(finding),
         scale_target: String::new(),
+        updated: WallTime::default(),
+    }
+}
+
+/// The status of a job whose first document was refused.
+pub fn refused_job(name: &str, source: Source, finding: Finding) -> JobStatus {
+    JobStatus {
+        job: name.to_owned(),
+        generation: 0,
+        digest: None,
+        source,
+        warnings: Vec::new(),
+        error: Some(finding),
         updated: WallTime::default(),
     }
 }

@@ -52,6 +52,7 @@ pub(super) struct Device {
     /// Answers to come; the last one stays.
     pub(super) answers: Arc<Mutex<VecDeque<Answer>>>,
     report: Troubles,
+    pub(super) link: watch::Sender<crate::published::Link>,
     published: Published,
     inbox: Inbox,
 }
@@ -91,6 +92,7 @@ impl Device {
             troubles,
             answers,
             report,
+            link: watch::Sender::default(),
             published: levels,
             inbox,
         }
@@ -111,7 +113,7 @@ impl Device {
             self.settings.clone(),
             self.inbox.clone(),
             self.published.clone(),
-            self.report.clone(),
+            crate::mqtt::Tells { troubles: self.report.clone(), link: self.link.clone() },
             Clock::default(),
             power.stop.clone(),
         );

@@ -52,6 +52,9 @@ pub(super) struct World {
     pub(super) missing_images: BTreeSet<String>,
     pub(super) away: Option<RuntimeError>,
     pub(super) hangs: bool,
+    /// Replicas of these apps start and never get there, as with an init container that does not end.
+    pub(super) endless: BTreeSet<String>,
+    pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
     boot: u32,
 }
@@ -112,7 +115,8 @@ impl Runtime for Shared {
                 }));
             }
             let digest = domain::model::Digest::of(reference.as_bytes());
-            Ok(ResolvedImage { name: reference.clone(), reference, digest, warning: None })
+            let warning = self.lock().image_warning.clone();
+            Ok(ResolvedImage { name: reference.clone(), reference, digest, warning })
         };
         order.images.into_iter().map(resolve).collect()
     }
@@ -135,6 +139,10 @@ impl Runtime for Shared {
 
     async fn start(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.reach().await?;
+        let endless = self.lock().endless.contains(&order.template.containers[0].image);
+        if endless {
+            std::future::pending::<()>().await;
+        }
         let mut world = self.lock();
         assert!(world.namespaces.contains(&order.replica), "a start needs the namespace");
         world.starts += 1;
@@ -347,6 +355,25 @@ impl Board {
     pub(super) async fn run(&self, app: &str, run: Run) -> Result<(), Refusal> {
         let app = app.parse().unwrap();
         self.ask(|reply| Request::Run { app, run, reply }).await
+    }
+
+    pub(super) async fn send_job(&self, job: &str, document: &str) -> Result<Accepted, Refusal> {
+        self.document(Source::Mqtt, Subject::Job(job.to_owned()), document, false).await
+    }
+
+    pub(super) async fn delete(&self, source: Source, app: &str) -> Result<(), Refusal> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::Delete { source, app, force: false, reply }).await
+    }
+
+    pub(super) fn statuses(&self) -> Arc<domain::status::Statuses> {
+        self.published.statuses.borrow().clone()
+    }
+
+    /// How often an event of this reason was told.
+    pub(super) fn told(&self, reason: Reason) -> usize {
+        let events = self.published.recent.borrow().clone();
+        events.iter().filter(|event| event.reason == reason).count()
     }
 
     async fn ask<T>(

@@ -71,7 +71,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
         "ingress:",
         "maxInactiveRevisions: 5\n    dapr: {enabled: true}\n    runtime: {java: {enableMetrics: true}}\n    service: {type: redis}\n    identitySettings: [{identity: system, lifecycle: all}]\n    targetLabel: blue\n    activeRevisionsMode: labels\n    secrets: [{name: a, keyVaultUrl: 'https://v', identity: system}]\n    ingress:",
         &expect![[r#"
-            5:27 properties.configuration.maxInactiveRevisions NotYetSupported: not acted on yet: 100 inactive revisions are kept
             6:21 properties.configuration.dapr.enabled NotYetSupported: not acted on yet: the app runs without its Dapr sidecar
             7:37 properties.configuration.runtime.java.enableMetrics Unsupported: no metrics are collected from Java
             8:14 properties.configuration.service Unsupported: the development service "redis" is Azure's; run it as an app
@@ -90,8 +89,7 @@ fn what_is_not_known_or_not_acted_on_is_said() {
             9:45 properties.template.scale.cooldownPeriod NotYetSupported: not acted on yet: the number of replicas does not follow the load
             9:55 properties.template.scale.rules NotYetSupported: not acted on yet: minReplicas replicas run, and one at least
             10:19 properties.template.serviceBinds Unsupported: development services are Azure's; run them as apps
-            11:38 properties.template.volumes[0].storageType NotYetSupported: not acted on yet: the volume is an empty folder
-            11:70 properties.template.volumes[1].storageType NotYetSupported: not acted on yet: the volume is an empty folder that lives as long as the replica
+            11:70 properties.template.volumes[1].storageType NotYetSupported: not acted on yet: replicas wait with StorageMissing
             12:8 properties.template.x UnknownKey: "x" is not a key of the schema
         "#]],
     );

@@ -191,6 +191,10 @@ impl Board {
                     );
                 }
                 Action::Stop(replica, _) => {
+                    // A start that is given up ends there.
+                    self.pending.retain(
+                        |one| !matches!(one, Action::Start(order) if order.replica == *replica),
+                    );
                     drop(self.doing.insert(replica.clone(), Doing::Stopping));
                 }
             }
