@@ -80,6 +80,9 @@ pub struct Reconciler<R, N, S> {
     state: State,
     outbox: Vec<Event>,
     unsaved_events: Vec<Event>,
+    /// Apps whose records are ahead of the store by what may be found out once more; stored with the next commit, at the
+    /// latest at the end of the round.
+    unsaved_apps: BTreeSet<AppName>,
     memory: Memory,
     refusals: BTreeMap<String, Refused>,
     sight: Sight,
@@ -192,6 +195,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             state: parts.loaded.state,
             outbox: parts.loaded.outbox,
             unsaved_events: Vec::new(),
+            unsaved_apps: BTreeSet::new(),
             memory: Memory::new(ticket),
             refusals: BTreeMap::new(),
             sight: Sight::default(),
@@ -217,7 +221,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(outcome) = self.outcomes.1.recv() => self.absorb_all(outcome).await,
+                Some(outcome) = self.outcomes.1.recv() => self.absorb_all(outcome),
                 Some(request) = self.inbox.recv() => self.take(request).await,
                 Ok(()) = self.reports.runtime.changed() => self.look(),
                 Ok(()) = self.reports.health.changed() => debug!("health changed"),
@@ -226,7 +230,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 () = time::sleep_until(self.clock.instant(rest)) => debug!("timer"),
             }
         }
-        self.save_events().await;
+        self.save().await;
     }
 
     /// One decision and what follows from it. Returns when to look again if nothing happens before.
@@ -255,7 +259,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         for action in std::mem::take(&mut plan.actions) {
             self.act(action);
         }
-        self.save_events().await;
+        self.save().await;
         self.publish();
         self.rest(&plan, now)
     }
@@ -325,6 +329,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if self.durable_events {
             changes.events.clone_from(&self.unsaved_events);
         }
+        for name in &self.unsaved_apps {
+            if changes.apps.iter().all(|app| app.name != *name) {
+                changes.apps.extend(self.state.apps.get(name).cloned());
+            }
+        }
         if changes.device.is_none() && !changes.events.is_empty() {
             changes.device = Some(self.state.device.clone());
         }
@@ -338,6 +347,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.storage_trouble = result.as_ref().err().map(|error| error.0.clone());
         result?;
         self.unsaved_events.clear();
+        self.unsaved_apps.clear();
         for app in changes.apps {
             self.state.apps.insert(app.name.clone(), app);
         }
@@ -375,9 +385,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.unsaved_events.push(event);
     }
 
-    /// Stores the events of this round, and drops the oldest that there is no room for.
-    async fn save_events(&mut self) {
-        if self.unsaved_events.is_empty() {
+    /// Stores what this round left to be stored, and drops the oldest events that there is no room for.
+    ///
+    /// What is done for this round is under way by then: a start does not wait for the disk.
+    async fn save(&mut self) {
+        if self.unsaved_events.is_empty() && self.unsaved_apps.is_empty() {
             return;
         }
         let surplus = self.outbox.len().saturating_sub(OUTBOX_DEPTH);
@@ -385,12 +397,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.state.device.dropped_events += dropped.len() as u64;
         if !self.durable_events {
             self.unsaved_events.clear();
-            return;
+            if self.unsaved_apps.is_empty() {
+                return;
+            }
         }
         self.unsaved_events.retain(|event| !dropped.contains(&event.id));
         let changes = Changes { delivered: dropped, ..Changes::default() };
         if let Err(error) = self.commit(changes).await {
-            warn!(%error, "events cannot be stored; they are kept in memory");
+            warn!(%error, "what happened cannot be stored; it is kept in memory");
         }
     }
 }

@@ -6,10 +6,9 @@ use domain::model::{EnvironmentName, ReplicaName, RevisionName};
 use domain::plan::Doing;
 use domain::reason::Reason;
 use domain::replica::{ContainerState, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
-use domain::state::Changes;
 use domain::status::Phase;
 use ipnet::Ipv4Net;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Outcome, RESYNC, RETRY, Reconciler};
 use crate::network::{Network, NetworkError, ObservedNetwork};
@@ -18,18 +17,18 @@ use crate::store::Store;
 
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// Takes in an outcome, and those that came with it.
-    pub(super) async fn absorb_all(&mut self, outcome: Outcome) {
-        self.absorb(outcome).await;
+    pub(super) fn absorb_all(&mut self, outcome: Outcome) {
+        self.absorb(outcome);
         while let Ok(outcome) = self.outcomes.1.try_recv() {
-            self.absorb(outcome).await;
+            self.absorb(outcome);
         }
     }
 
-    async fn absorb(&mut self, outcome: Outcome) {
+    fn absorb(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Looked { begun, replicas, network } => self.looked(begun, replicas, network),
             Outcome::Settled(result) => self.settled(result),
-            Outcome::Fetched(revision, result) => self.fetched(revision, result).await,
+            Outcome::Fetched(revision, result) => self.fetched(revision, result),
             Outcome::Started(replica, result) => self.started(&replica, result),
             Outcome::Restarted(replica, container, result) => {
                 self.restarted(&replica, &container, result);
@@ -131,12 +130,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
     }
 
-    async fn fetched(
+    fn fetched(
         &mut self,
         revision: RevisionName,
         result: Result<Vec<ResolvedImage>, RuntimeError>,
     ) {
         self.fetching.remove(&revision);
+        debug!(%revision, "fetched");
         let now = self.clock.now();
         let images = match result {
             Ok(images) => images,
@@ -155,7 +155,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         };
         self.memory.fetched(&revision);
         let Some(app) = self.app_of(&revision) else { return };
-        let Some(mut record) = self.state.apps.get(&app).cloned() else { return };
+        let Some(record) = self.state.apps.get_mut(&app) else { return };
         let Some(found) = record.revisions.iter_mut().find(|known| known.name == revision) else {
             return;
         };
@@ -163,10 +163,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if matches!(found.phase, Phase::Fetching | Phase::Staged) {
             found.phase = Phase::Starting;
         }
-        let changes = Changes { apps: vec![record], ..Changes::default() };
-        if let Err(error) = self.commit(changes).await {
-            self.memory.fetch_failed(revision, error.0, now);
-        }
+        // Stored while the containers start: a power cut before that costs another look at the images.
+        self.unsaved_apps.insert(app);
     }
 
     fn app_of(&self, revision: &RevisionName) -> Option<domain::model::AppName> {
