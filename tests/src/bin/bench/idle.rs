@@ -29,12 +29,12 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     for n in 0..APPS {
         stage.control.await_running(&format!("idle-{n}"))?;
     }
-    let state = stage.board.dir().join("state");
+    let kept = stage.board.dir().join("state");
     let pid = stage.board.agent()?.pid();
     pause(SETTLE);
-    let before = Counters::read(pid, &state)?;
+    let before = Counters::read(pid, &kept)?;
     pause(QUIET);
-    let after = Counters::read(pid, &state)?;
+    let after = Counters::read(pid, &kept)?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     table.row("idle, 10 apps: PSS", mebibytes(field(&rollup, "Pss:")?), "≤ 8 MiB, goal 6");
     table.row("  of it anonymous", mebibytes(field(&rollup, "Pss_Anon:")?), "");
