@@ -21,7 +21,11 @@ use domain::replica::Trouble;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tracing::level_filters::LevelFilter;
 use tracing::{info, info_span};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::error::AgentError;
 use crate::api::sources::About;
@@ -93,18 +97,22 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
     ended
 }
 
-/// What was said is for the journal, which adds the time and the unit; `RUST_LOG` says how much.
+/// What was said is for the journal, which adds the time and the unit; `RUST_LOG` says how much, by level and by part:
+/// `info,skerry::mqtt=debug`.
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,mdns_sd=off,rumqttc=off"));
+    let asked = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| {
+        let quiet = ["mdns_sd", "rumqttc"].map(|target| (target, LevelFilter::OFF));
+        Targets::new().with_default(LevelFilter::INFO).with_targets(quiet)
+    });
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false);
+    let log = if journal { log.without_time().boxed() } else { log.boxed() };
     // A subscriber that is there already (in tests) is as good.
-    let _ = if journal { log.without_time().try_init() } else { log.try_init() };
+    let _ = tracing_subscriber::registry().with(filter).with(log).try_init();
 }
 
 /// Makes the folders, and takes the lock that keeps a second agent from the same state.

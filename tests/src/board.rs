@@ -22,6 +22,14 @@ use crate::lan::Lan;
 use crate::process::{Process, touch};
 use crate::wait::{SHORT, eventually};
 
+/// What the unit `skerry.service` tells the C library's allocator.
+const ALLOCATOR: [(&str, &str); 4] = [
+    ("MALLOC_ARENA_MAX", "2"),
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+    ("MALLOC_TRIM_THRESHOLD_", "65536"),
+    ("MALLOC_TOP_PAD_", "16384"),
+];
+
 /// A board of the test's own.
 #[derive(Debug)]
 pub struct Board {
@@ -209,7 +217,7 @@ impl Board {
             .args(flags)
             .env("NOTIFY_SOCKET", self.dir().join("notify"))
             .env("RUST_LOG", self.log_filter)
-            .env("MALLOC_ARENA_MAX", "2");
+            .envs(ALLOCATOR);
         let process = Process::start("the agent", command, &self.dir().join("agent.log"))?;
         self.agent = Some(process);
         Ok(())

@@ -31,14 +31,28 @@ const NEEDED: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
 ];
 
+/// What the bench measures beside.
+const NEEDED_FOR_BENCH: &[(&str, &str)] =
+    &[("nginx", "nginx-light"), ("strip", "binutils"), ("wrk", "wrk")];
+
 /// Where programs of the system lie, also those that only root has on its path.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Installs what the tests and the demo need.
+pub(crate) fn install() -> Result<()> {
+    install_all(NEEDED)
+}
+
+/// Installs what the bench needs beyond that.
+pub(crate) fn install_for_bench() -> Result<()> {
+    install_all(NEEDED_FOR_BENCH)
+}
+
 /// Installs what is missing; says what is missing where we may not.
 #[expect(clippy::print_stdout, reason = "a command line")]
-pub(crate) fn install() -> Result<()> {
+fn install_all(needed: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+        needed.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -50,7 +64,8 @@ pub(crate) fn install() -> Result<()> {
     println!("installing {packages}");
     let apt = || {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+        // In runlevel 1 no service is started: the programs are wanted, not the ports they would take.
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
         command
     };
     finish(apt().args(["update", "--quiet"]))?;

@@ -21,7 +21,7 @@ usage: cargo xtask <chore>
   demo [--release]   the main job, step by step, on real parts
   test [--long]      format, lints, unit, property and system tests, and the demo
   ci                 the same, as .ci/run calls it
-  bench              speed and size of the release build against containerd alone
+  bench [part…]      speed and size of the release build beside containerd alone and nginx
   install            what the others need, by apt-get
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
   size               the size of the release binary
@@ -98,15 +98,14 @@ fn demo(options: &[String]) -> Result<()> {
 }
 
 fn bench(options: &[String]) -> Result<()> {
-    if let Some(option) = options.first() {
-        bail!("bench has no option {option:?}");
-    }
     install::install()?;
+    install::install_for_bench()?;
     testapp()?;
     finish(&mut cargo(&["build", "--release", "--package", "skerry"]))?;
     // The measuring program may be slow to build or slow to run; the first costs minutes.
     finish(
-        cargo(&["run", "--quiet", "--package", "system-tests", "--bin", "bench"])
+        cargo(&["run", "--quiet", "--package", "system-tests", "--bin", "bench", "--"])
+            .args(options)
             .env("SKERRY_BIN", target_dir()?.join("release/skerry")),
     )
 }

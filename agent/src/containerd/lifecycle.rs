@@ -16,7 +16,7 @@ use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::signal::Signal;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::calls::NewContainer;
 use super::failure::{shim_went_away, start_failure};
@@ -239,6 +239,7 @@ impl<I: ImageSource> Containerd<I> {
         id: &str,
     ) -> Result<(), RuntimeError> {
         let Shared { calls, places, memory, clock, .. } = &*self.shared;
+        debug!(replica = %order.replica, container = container.name, "process made");
         places.set(&order.replica, &container.name, Mark::Started);
         let status = match calls.start_task(id).await? {
             Ok(pid) => {

@@ -10,7 +10,7 @@ use domain::replica::{ContainerState, ObservedReplica, ReplicaOrder, ResolvedIma
 use domain::state::Changes;
 use domain::status::Phase;
 use ipnet::Ipv4Net;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Outcome, RESYNC, RETRY, Reconciler};
 use crate::network::{Network, NetworkError, ObservedNetwork};
@@ -139,6 +139,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         result: Result<Vec<ResolvedImage>, RuntimeError>,
     ) {
         self.fetching.remove(&revision);
+        debug!(%revision, "fetched");
         let now = self.clock.now();
         let images = match result {
             Ok(images) => images,

@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use ipnet::Ipv4Net;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, info_span, warn};
+use tracing::{debug, info, info_span, warn};
 
 use super::absorb::half_made;
 use super::{Deed, Outcome, RECHECK, RESYNC, RETRY, Reconciler, TURN};
@@ -169,11 +169,23 @@ async fn start<R: Runtime, N: Network>(
     network: &N,
     order: &ReplicaOrder,
 ) -> Result<(), Trouble> {
-    let (attached, created) =
-        tokio::join!(network.attach(&order.replica, &order.place), runtime.create(order));
+    let replica = &order.replica;
+    let attach = async {
+        let attached = network.attach(replica, &order.place).await;
+        debug!(%replica, "attached");
+        attached
+    };
+    let create = async {
+        let created = runtime.create(order).await;
+        debug!(%replica, "created");
+        created
+    };
+    let (attached, created) = tokio::join!(attach, create);
     attached.map_err(|error| error.0)?;
     created.map_err(|error| error.trouble())?;
-    runtime.start(order).await.map_err(|error| error.trouble())
+    let started = runtime.start(order).await;
+    debug!(%replica, "started");
+    started.map_err(|error| error.trouble())
 }
 
 async fn stop<R: Runtime, N: Network>(

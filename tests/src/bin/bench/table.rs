@@ -15,9 +15,9 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<36} {:>12}   budget", "", "measured")?;
+        writeln!(f, "{:<42} {:>22}   budget", "", "measured")?;
         for [what, value, budget] in &self.0 {
-            writeln!(f, "{what:<36} {value:>12}   {budget}")?;
+            writeln!(f, "{what:<42} {value:>22}   {budget}")?;
         }
         Ok(())
     }
