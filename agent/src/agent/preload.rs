@@ -7,7 +7,7 @@ use tokio::time;
 use tracing::{info, warn};
 
 use crate::containerd::connection::Connection;
-use crate::containerd::images::Images;
+use crate::containerd::images::{Images, Preloading};
 use crate::inbox::{Inbox, Request};
 use crate::report::Chain;
 
@@ -15,7 +15,13 @@ use crate::report::Chain;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Imports every archive of the folder, once containerd answers, and tells the loop.
-pub(super) async fn run(dir: PathBuf, images: Images, connection: Connection, inbox: Inbox) {
+pub(super) async fn run(
+    dir: PathBuf,
+    images: Images,
+    preloading: Preloading,
+    connection: Connection,
+    inbox: Inbox,
+) {
     let archives = std::fs::read_dir(&dir).into_iter().flatten().count();
     if archives == 0 {
         return;
@@ -35,6 +41,7 @@ pub(super) async fn run(dir: PathBuf, images: Images, connection: Connection, in
             Err(error) => warn!(path = %path.display(), error = %Chain(&error), "cannot preload"),
         }
     }
+    drop(preloading);
     if news {
         // A loop that has ended needs no news.
         let _ = inbox.send(Request::ImagesChanged).await;

@@ -31,6 +31,7 @@ use std::time::Duration;
 use domain::model::{Digest, WallTime};
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, ResolvedImage, Trouble};
+use tokio::sync::watch;
 use tracing::debug;
 
 use self::content::Content;
@@ -104,6 +105,18 @@ struct Turns {
     pull: tokio::sync::Mutex<()>,
     import: tokio::sync::Mutex<()>,
     unpack: tokio::sync::Mutex<()>,
+    /// Archives flashed with the board are being imported.
+    preloading: watch::Sender<bool>,
+}
+
+/// While it is held, an image that is not on the board may be in an archive that is yet to be imported.
+#[derive(Debug)]
+pub struct Preloading(Arc<Turns>);
+
+impl Drop for Preloading {
+    fn drop(&mut self) {
+        self.0.preloading.send_replace(false);
+    }
 }
 
 impl Images {
@@ -136,7 +149,10 @@ impl Images {
     ) -> Result<ResolvedImage, RuntimeError> {
         let invalid = |error: InvalidImageName| trouble(Reason::InvalidValue, error.to_string());
         let name: ImageName = reference.parse().map_err(invalid)?;
-        let local = records::get(&self.connection, name.to_string()).await?;
+        let mut local = records::get(&self.connection, name.to_string()).await?;
+        if local.is_none() && self.preloaded().await {
+            local = records::get(&self.connection, name.to_string()).await?;
+        }
         let resolved = |digest, warning| ResolvedImage {
             reference: reference.to_owned(),
             name: name.to_string(),
@@ -162,6 +178,21 @@ impl Images {
             }
             (refusal, _) => Err(refusal.into_error()),
         }
+    }
+
+    /// Says that archives are about to be imported: no registry is asked for what may be among them.
+    pub fn preloading(&self) -> Preloading {
+        self.turns.preloading.send_replace(true);
+        Preloading(Arc::clone(&self.turns))
+    }
+
+    /// Waits for the archives that are being imported; tells whether there were any to wait for.
+    async fn preloaded(&self) -> bool {
+        let mut preloading = self.turns.preloading.subscribe();
+        let waits = *preloading.borrow();
+        // The sender is ours, so it is there for as long as we wait.
+        let _ = preloading.wait_for(|preloading| !preloading).await;
+        waits
     }
 
     /// How the image is run. Costs no call for an image that `ensure` gave in this life of the agent.
