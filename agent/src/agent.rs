@@ -196,8 +196,6 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         tasks.clone(),
     );
     info!(version = env!("CARGO_PKG_VERSION"), device = config.device.id, "skerry starts");
-    // Before the loop runs: the first document must not go to a registry for what was flashed with the board.
-    let preloading = images.preloading();
     tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
@@ -207,8 +205,10 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = config.images.preload_dir.clone();
-    let preload = preload::run(preload_dir, images.clone(), preloading, connection, inbox.clone());
-    tasks.spawn_short(info_span!("preload"), preload);
+    if preload::expect(&preload_dir, &images) {
+        let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
+        tasks.spawn_short(info_span!("preload"), preload);
+    }
     spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock);
     watch_dir_of(&tasks, config, &inbox, &published);
 

@@ -21,6 +21,8 @@ pub struct Publisher {
     pub device: watch::Sender<Arc<DeviceState>>,
     /// Events that the control plane has not acknowledged, oldest first.
     pub outbox: watch::Sender<Arc<Vec<Event>>>,
+    /// The latest events, delivered or not, oldest first.
+    pub recent: watch::Sender<Arc<Vec<Event>>>,
     /// What the ingress does.
     pub routes: watch::Sender<Arc<RouteTable>>,
     /// What the DNS answers.
@@ -40,6 +42,8 @@ pub struct Published {
     pub device: watch::Receiver<Arc<DeviceState>>,
     /// Events that the control plane has not acknowledged, oldest first.
     pub outbox: watch::Receiver<Arc<Vec<Event>>>,
+    /// The latest events, delivered or not, oldest first.
+    pub recent: watch::Receiver<Arc<Vec<Event>>>,
     /// What the ingress does.
     pub routes: watch::Receiver<Arc<RouteTable>>,
     /// What the DNS answers.
@@ -79,15 +83,18 @@ pub fn channels() -> (Publisher, Published) {
     let (statuses, statuses_rx) = watch::channel(Arc::default());
     let (device, device_rx) = watch::channel(Arc::default());
     let (outbox, outbox_rx) = watch::channel(Arc::default());
+    let (recent, recent_rx) = watch::channel(Arc::default());
     let (routes, routes_rx) = watch::channel(Arc::default());
     let (zones, zones_rx) = watch::channel(Arc::default());
     let (announcements, announcements_rx) = watch::channel(Arc::default());
     let (probes, probes_rx) = watch::channel(Arc::default());
-    let publisher = Publisher { statuses, device, outbox, routes, zones, announcements, probes };
+    let publisher =
+        Publisher { statuses, device, outbox, recent, routes, zones, announcements, probes };
     let receiving = Published {
         statuses: statuses_rx,
         device: device_rx,
         outbox: outbox_rx,
+        recent: recent_rx,
         routes: routes_rx,
         zones: zones_rx,
         announcements: announcements_rx,

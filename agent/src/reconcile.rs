@@ -20,7 +20,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use domain::reason::Reason;
 use domain::replica::{ObservedReplica, ResolvedImage, Trouble};
 use domain::state::{Changes, State};
 use domain::status::{Phase, Source};
+use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time;
@@ -46,7 +47,7 @@ use crate::store::{Loaded, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// Looks again this often even if nobody calls: events get lost, and people use other tools.
-const RESYNC: Duration = Duration::from_mins(2);
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// Replicas that start at a time: more of them on four slow cores only make all of them late.
 const STARTS_AT_A_TIME: usize = 4;
@@ -56,6 +57,12 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Events kept for a control plane that does not take them. The oldest go first, and are counted.
 const OUTBOX_DEPTH: usize = 1000;
+
+/// Events that a person may ask for, delivered or not.
+const RECENT_EVENTS: usize = 256;
+
+/// Rules are looked at again this often: another firewall may come after ours.
+const RECHECK: Duration = Duration::from_secs(10);
 
 /// Names whose first document was refused and that are remembered to be told of.
 const REFUSALS_KEPT: usize = 64;
@@ -79,6 +86,7 @@ pub struct Reconciler<R, N, S> {
 
     state: State,
     outbox: Vec<Event>,
+    recent: VecDeque<Event>,
     unsaved_events: Vec<Event>,
     memory: Memory,
     refusals: BTreeMap<String, Refused>,
@@ -122,6 +130,8 @@ struct Nets {
     /// What the rules were last made for; none before the first time.
     settled: Option<BTreeSet<EnvironmentName>>,
     settling: bool,
+    /// When to look whether the rules still stand, and whether somebody else's are in the way.
+    check_at: Moment,
     /// What stood before was looked at.
     seen: bool,
     retry_at: Moment,
@@ -129,6 +139,9 @@ struct Nets {
     /// What stands in the way without stopping anything.
     remarks: Vec<Trouble>,
 }
+
+/// Something to be done beside the loop: what it is called, and how it is done.
+type Deed = (&'static str, BoxFuture<'static, Outcome>);
 
 /// What came of something that was done beside the loop.
 #[derive(Debug)]
@@ -190,6 +203,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             publisher: parts.publisher,
             durable_events: parts.durable_events,
             state: parts.loaded.state,
+            recent: parts.loaded.outbox.iter().cloned().collect(),
             outbox: parts.loaded.outbox,
             unsaved_events: Vec::new(),
             memory: Memory::new(ticket),
@@ -250,13 +264,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             return now.after(RESYNC);
         }
         self.rounds += 1;
-        self.publish();
         self.settle(&plan.environments, now);
-        for action in std::mem::take(&mut plan.actions) {
-            self.act(action);
+        let deeds: Vec<Deed> = std::mem::take(&mut plan.actions)
+            .into_iter()
+            .map(|action| self.order(action))
+            .collect();
+        // What is ordered is published before it is done: a replica that is about to stop gets no request any more.
+        self.publish();
+        for deed in deeds {
+            self.begin(deed);
         }
         self.save_events().await;
-        self.publish();
+        self.publish_events();
         self.rest(&plan, now)
     }
 
@@ -267,6 +286,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         if self.nets.trouble.is_some() {
             rest = rest.min(self.nets.retry_at);
+        }
+        if !self.nets.subnets.is_empty() && !self.nets.settling {
+            rest = rest.min(self.nets.check_at);
         }
         if self.storage_trouble.is_some() {
             rest = rest.min(now.after(RETRY));
@@ -372,6 +394,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             message,
         };
         self.outbox.push(event.clone());
+        self.recent.push_back(event.clone());
+        let surplus = self.recent.len().saturating_sub(RECENT_EVENTS);
+        self.recent.drain(..surplus);
         self.unsaved_events.push(event);
     }
 

@@ -58,6 +58,11 @@ impl Board {
         &mut self.settings
     }
 
+    /// The agent's binary, which is the command line too.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Has the agent log no more than it does on a device.
     pub fn log_as_shipped(&mut self) {
         self.log_filter = "info";

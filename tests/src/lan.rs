@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +23,7 @@ pub struct Lan {
     number: u8,
     dir: PathBuf,
     /// Held as long as the number is ours; the kernel lets go of it however we end.
-    _lock: Flock<File>,
+    lock: Arc<Flock<File>>,
 }
 
 impl Lan {
@@ -35,10 +37,29 @@ impl Lan {
         Ok(lan)
     }
 
+    /// Ctrl-C ends the program, and nothing of the board is left: for programs that a person runs.
+    pub fn sweep_when_interrupted(&self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let shadow =
+            Self { number: self.number, dir: self.dir.clone(), lock: Arc::clone(&self.lock) };
+        thread::Builder::new().spawn(move || {
+            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+                sweep(&shadow);
+                // What a shell expects of ctrl-C. The main thread is in the middle of a step.
+                process::exit(130);
+            }
+        })?;
+        Ok(())
+    }
+
     fn lock(number: u8) -> Option<Self> {
         let file = File::create(format!("/run/skt/{number}.lock")).ok()?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-        Some(Self { number, dir: PathBuf::from(format!("/tmp/skt-{number}")), _lock: lock })
+        Some(Self {
+            number,
+            dir: PathBuf::from(format!("/tmp/skt-{number}")),
+            lock: Arc::new(lock),
+        })
     }
 
     fn lay(&self) -> Result<()> {

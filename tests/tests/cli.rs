@@ -83,7 +83,8 @@ fn what_is_applied_is_shown_and_what_is_deleted_is_gone() -> Result<()> {
     board.cli(["delete", "local"])?;
     board.lan_client().await_status("local", "/", 404)?;
     eventually("it to be gone", LONG, || {
-        ensure!(!board.cli(["apps"])?.contains("local "), "it is listed");
+        let list = board.cli(["apps"])?;
+        ensure!(!list.lines().any(|line| line.starts_with("local ")), "{list}");
         Ok(())
     })?;
     ensure!(refused(board, ["show", "local"])?.contains("UnknownApp"), "another reason");
@@ -194,7 +195,7 @@ fn every_reason_is_explained_and_so_is_an_app() -> Result<()> {
 #[test]
 fn an_agent_that_is_not_there_is_told_with_a_hint() -> Result<()> {
     let stage = stage()?;
-    let mut command: Command = stage.board.cli_command();
+    let mut command = Command::new(stage.board.binary());
     command.args(["--socket", "/nonexistent/agent.sock", "apps"]);
     let outcome = system_tests::output(&mut command)?;
     let said = String::from_utf8_lossy(&outcome.stderr).into_owned();

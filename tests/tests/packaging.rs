@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use system_tests::{output, run};
 
 fn root() -> PathBuf {
@@ -56,5 +56,114 @@ fn the_recipe_has_every_crate_of_the_lock_file() -> Result<()> {
         }
     }
     ensure!(missing.is_empty(), "not in the recipe: {missing:?}\nhint: cargo xtask recipe");
+    Ok(())
+}
+
+#[test]
+fn the_unit_keeps_what_the_agent_relies_on() -> Result<()> {
+    let unit = fs::read_to_string(root().join("systemd/skerry.service"))?;
+    let has = |line: &str| unit.lines().any(|known| known == line);
+    for line in [
+        "Type=notify",
+        "ExecStart=/usr/bin/skerry agent",
+        "Restart=always",
+        "RestartPreventExitStatus=78",
+        // The log sinks are in the unit's cgroup or the shim's; they and the apps outlive the agent.
+        "KillMode=process",
+        "Delegate=yes",
+        "RuntimeDirectoryPreserve=yes",
+        "Environment=MALLOC_ARENA_MAX=2",
+    ] {
+        ensure!(has(line), "the unit lacks {line}");
+    }
+    let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec="));
+    let stop: u32 = stop.context("the unit has no TimeoutStopSec")?.parse()?;
+    ensure!(10 < stop, "open requests get 10 s to end, and the unit gives {stop} s");
+    // Mounts must be seen by containerd; joining the namespace of process 1 wants all that process has.
+    for directive in [
+        "CapabilityBoundingSet",
+        "AmbientCapabilities",
+        "NoNewPrivileges",
+        "PrivateMounts",
+        "PrivateTmp",
+        "PrivateDevices",
+        "ProtectSystem",
+        "ProtectHome",
+        "ProtectKernelTunables",
+        "ReadWritePaths",
+        "ReadOnlyPaths",
+        "InaccessiblePaths",
+        "TemporaryFileSystem",
+        "BindPaths",
+    ] {
+        let set = unit.lines().any(|line| line.starts_with(directive));
+        ensure!(
+            !set,
+            "{directive} gives the agent a mount namespace or fewer rights than it needs"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn systemd_takes_the_files_for_groups_and_folders() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let at = format!("--root={}", dir.path().display());
+    fs::create_dir_all(dir.path().join("etc"))?;
+    for (program, file) in
+        [("systemd-sysusers", "skerry.sysusers"), ("systemd-tmpfiles", "skerry.tmpfiles")]
+    {
+        let file = root().join("systemd").join(file);
+        let mut command = Command::new(program);
+        if program == "systemd-tmpfiles" {
+            command.arg("--create");
+        }
+        let said = output(command.arg(&at).arg(&file))?;
+        let text = String::from_utf8_lossy(&said.stderr);
+        ensure!(said.status.success(), "{program} refuses {}: {text}", file.display());
+    }
+    let groups = fs::read_to_string(dir.path().join("etc/group"))?;
+    ensure!(groups.contains("skerry:"), "there is no group skerry: {groups}");
+    ensure!(dir.path().join("etc/skerry/apps.d").is_dir(), "there is no /etc/skerry/apps.d");
+    Ok(())
+}
+
+#[test]
+fn what_the_recipes_name_is_there() -> Result<()> {
+    let layer = root().join("yocto-layer");
+    let recipe = fs::read_to_string(layer.join("recipes-skerry/skerry/skerry_0.1.0.bb"))?;
+    let files: Vec<&str> = recipe
+        .split("file://")
+        .skip(1)
+        .filter_map(|part| part.split([';', ' ', '"']).next())
+        .chain(recipe.split("${S}/").skip(1).filter_map(|part| part.split(' ').next()))
+        .collect();
+    ensure!(8 < files.len(), "the recipe names {files:?} only");
+    for file in files {
+        ensure!(root().join(file).exists(), "the recipe names {file}, which is not there");
+    }
+    // The version in the recipe's name is the package's.
+    let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
+    ensure!(manifest.contains("version = \"0.1.0\""), "the recipe's name has another version");
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = "));
+    for member in members.context("no members")?.split('"').skip(1).step_by(2) {
+        let first = member.split('/').next().unwrap_or_default();
+        ensure!(recipe.contains(&format!("file://{first};")), "the recipe lacks {first}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_linter_of_recipes_has_nothing_against_them() -> Result<()> {
+    if Command::new("oelint-adv").arg("--version").output().is_err() {
+        return Ok(());
+    }
+    let layer = root().join("yocto-layer");
+    let list = run("find", [&layer.display().to_string(), "-name", "*.bb"])?;
+    let mut command = Command::new("oelint-adv");
+    command.args(["--quiet", "--hide", "info", "--suppress", "oelint.vars.homepageping"]);
+    let said = output(command.args(list.lines()))?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success(), "{text}");
     Ok(())
 }

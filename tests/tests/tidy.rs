@@ -130,6 +130,129 @@ fn the_domain_is_pure() -> Result<()> {
     Ok(())
 }
 
+/// Lines of the agent's own code (no tests, no comments) that name one of `words`, by file.
+fn naming(words: &[&str]) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for (file, text) in sources()? {
+        if module(&file).is_none() || file.contains("tests") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let hits = lines.filter(|line| words.iter().any(|word| line.contains(word)));
+        found.extend(hits.map(|line| (file.clone(), line.trim().to_owned())));
+    }
+    Ok(found)
+}
+
+/// Fails unless `words` are named, and by `modules` alone.
+#[track_caller]
+fn only(modules: &[&str], words: &[&str]) -> Result<()> {
+    let found = naming(words)?;
+    ensure!(!found.is_empty(), "nobody names {words:?}: the check checks nothing");
+    for (file, line) in found {
+        let named_by = module(&file).unwrap_or_default();
+        ensure!(modules.contains(&named_by), "{file} names one of {words:?}: {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn only_those_who_serve_open_a_listening_socket() -> Result<()> {
+    only(&["ingress", "dns", "api"], &["TcpListener", "UnixListener", "UdpSocket", "TcpSocket"])?;
+    // The library of mDNS opens its own; starting it is opening one.
+    only(&["mdns"], &["ServiceDaemon"])
+}
+
+#[test]
+fn each_library_of_the_outside_world_has_one_owner() -> Result<()> {
+    only(&["containerd"], &["containerd_client"])?;
+    only(&["containerd"], &["oci_client"])?;
+    // `agent` names the words of its filter for the log.
+    only(&["mqtt", "agent"], &["rumqttc"])?;
+    only(&["mdns", "agent"], &["mdns_sd"])?;
+    only(&["sled_store"], &["sled::"])?;
+    only(&["netlink"], &["rtnetlink"])?;
+    only(&["dns"], &["simple_dns"])?;
+    only(&["agent"], &["sd_notify"])?;
+    only(&["api", "cli", "containerd"], &["tonic"])
+}
+
+#[test]
+fn the_loop_awaits_nothing_but_the_disk() -> Result<()> {
+    // Short tasks of `act` are the ones that wait for the world.
+    let act = "agent/src/reconcile/act.rs";
+    let world = ["runtime", "network", "sleep", "acquire"];
+    let waits = naming(&[".await"])?;
+    let ours = waits.iter().filter(|(file, _)| file.starts_with("agent/src/reconcile"));
+    ensure!(20 < ours.clone().count(), "hardly anything is awaited: the check checks nothing");
+    for (file, line) in ours.filter(|(file, _)| file != act) {
+        ensure!(!world.iter().any(|word| line.contains(word)), "{file} waits: {line}");
+    }
+    // What waits there is a function of its own, handed to a task: no method of the loop.
+    let methods = naming(&["async fn"])?;
+    for (_, line) in methods.iter().filter(|(file, _)| file == act) {
+        ensure!(!line.contains("self"), "{act} has a method that waits: {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_program_is_started_but_nft() -> Result<()> {
+    only(&["netlink"], &["Command::new(", "process::Command"])?;
+    for (file, line) in naming(&["Command::new("])? {
+        ensure!(file == "agent/src/netlink/nft.rs", "{file} starts a program: {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_map_has_a_line_for_every_module() -> Result<()> {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    let mut tables = map.split("Every module of ").skip(1);
+    for source in ["agent/src/", "agent/domain/src/"] {
+        let table = tables.next().context("the map has two tables")?;
+        let table = table.split("\n\nE").next().unwrap_or_default();
+        let listed: BTreeSet<&str> = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .take_while(|name| *name != "proto")
+            .collect();
+        let there: BTreeSet<String> = sources()?
+            .iter()
+            .filter_map(|(file, _)| file.strip_prefix(source)?.split('/').next())
+            .map(|name| name.strip_suffix(".rs").unwrap_or(name).to_owned())
+            .collect();
+        let there: BTreeSet<&str> = there.iter().map(String::as_str).collect();
+        ensure!(listed == there, "{source}: the map has {listed:?}, the tree {there:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_link_of_the_docs_leads_somewhere() -> Result<()> {
+    let root = root();
+    let dir = root.display().to_string();
+    let list =
+        run("git", ["-C", &dir, "ls-files", "--cached", "--others", "--exclude-standard", "*.md"])?;
+    let mut count = 0;
+    for page in list.lines().filter(|page| root.join(page).exists()) {
+        let text = fs::read_to_string(root.join(page))?;
+        let here = root.join(page);
+        let here = here.parent().context("a page lies somewhere")?;
+        for link in text.split("](").skip(1).filter_map(|part| part.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if link.starts_with("http") || file.is_empty() {
+                continue;
+            }
+            ensure!(here.join(file).exists(), "{page} leads to {link}, which is not there");
+            count += 1;
+        }
+    }
+    ensure!(20 < count, "only {count} links were found");
+    Ok(())
+}
+
 #[test]
 fn every_file_says_what_it_is_for_and_nothing_is_left_for_later() -> Result<()> {
     let files = sources()?;

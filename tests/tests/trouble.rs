@@ -159,11 +159,11 @@ fn a_socket_without_rights_is_told_apart_from_an_absent_containerd() -> Result<(
 fn a_bridge_name_that_is_taken_is_left_alone() -> Result<()> {
     let (control, mut board, _broker) = unstarted()?;
     board.start_containerd()?;
-    board.run("ip", ["link", "add", "sk-default", "type", "dummy"])?;
+    board.run("ip", ["link", "add", "sk-default", "type", "veth", "peer", "name", "other0"])?;
     board.start()?;
     control.desire("bridgeless", app())?;
     control.await_reason("bridgeless", "BridgeNameTaken")?;
-    ensure!(board.run("ip", ["-d", "link", "show", "sk-default"])?.contains("dummy"), "replaced");
+    ensure!(board.run("ip", ["-d", "link", "show", "sk-default"])?.contains("veth"), "replaced");
     board.run("ip", ["link", "delete", "sk-default"])?;
     board.lan_client().await_status("bridgeless", "/", 200)?;
     Ok(())
@@ -174,9 +174,10 @@ fn an_address_pool_in_use_is_left_alone() -> Result<()> {
     let (control, mut board, _broker) = unstarted()?;
     board.start_containerd()?;
     board.settings().set("network", "pool", "\"10.77.0.0/16\"");
-    board.run("ip", ["link", "add", "office", "type", "dummy"])?;
+    board.run("ip", ["link", "add", "office", "type", "veth", "peer", "name", "desk"])?;
     board.run("ip", ["address", "add", "10.77.0.9/16", "dev", "office"])?;
     board.run("ip", ["link", "set", "office", "up"])?;
+    board.run("ip", ["link", "set", "desk", "up"])?;
     board.start()?;
     control.desire("homeless", app())?;
     control.await_reason("homeless", "AddressPoolInUse")?;

@@ -57,6 +57,17 @@ pub(crate) fn install() -> Result<()> {
     finish(apt().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing))
 }
 
+/// Checks what is depended on, where the tool for it is; it is in no package of Debian.
+#[expect(clippy::print_stdout, reason = "a command line")]
+pub(crate) fn dependencies() -> Result<()> {
+    if !is_there("cargo-deny") {
+        println!("skipped: cargo-deny is not on the path (cargo install --locked cargo-deny)");
+        return Ok(());
+    }
+    // The advisories want the network, and change without us.
+    finish(&mut crate::cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
+}
+
 fn is_there(file: &str) -> bool {
     let path = env::var("PATH").unwrap_or_default();
     Path::new(file).is_absolute() && Path::new(file).exists()

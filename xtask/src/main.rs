@@ -7,6 +7,7 @@ mod recipe;
 mod steps;
 
 use std::env;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -61,6 +62,7 @@ fn test(options: &[String]) -> Result<()> {
     steps.run("install", install::install)?;
     steps.cargo("format", &["fmt", "--all", "--check"])?;
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    steps.run("dependencies", install::dependencies)?;
     steps.run("test app", testapp)?;
     steps.cargo("agent", &["build", "--package", "skerry"])?;
     // Each runs whatever becomes of the others, so that one look shows all that is broken.
@@ -91,7 +93,8 @@ fn demo(options: &[String]) -> Result<()> {
     let profile: &[&str] = if release { &["--release"] } else { &[] };
     finish(cargo(&["build", "--quiet", "--package", "skerry"]).args(profile))?;
     let run = ["run", "--quiet", "--package", "system-tests", "--bin", "demo"];
-    finish(cargo(&run).args(profile))
+    // It takes our place, and cargo's place it takes then: at ctrl-C there is one program that has to clean up.
+    Err(cargo(&run).args(profile).exec()).context("cannot start the demo")
 }
 
 fn bench(options: &[String]) -> Result<()> {

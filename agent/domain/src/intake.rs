@@ -194,7 +194,6 @@ fn check_generation(given: Option<u64>, known: u64) -> Result<(), Finding> {
 
 /// A changed template makes a revision, an unchanged one makes none.
 fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Finding> {
-    let digest = template.digest();
     if record.latest().is_some_and(|latest| *latest.template == *template) {
         return Ok(());
     }
@@ -209,10 +208,12 @@ fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Findi
         let message = format!("the revision {name} exists, and a suffix is used once");
         return Err(refusal(Reason::InvalidValue, path, message));
     }
+    let canonical = template.canonical();
     record.revisions.push(RevisionRecord {
         name,
         template: Arc::new(template.clone()),
-        digest,
+        digest: Digest::of(canonical.as_bytes()),
+        canonical: canonical.into(),
         phase: Phase::Fetching,
         active: true,
         was_ready: false,

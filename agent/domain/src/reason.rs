@@ -145,7 +145,25 @@ impl FromStr for Reason {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect_file;
+
     use super::*;
+
+    #[test]
+    fn the_list_of_reasons_in_the_docs_is_this_list() {
+        let mut page = String::from(
+            "# Reasons\n\n\
+             Where something is not as asked for, a status, an event or an error gives one of these words. \
+             `skerry explain WORD` prints the\nsame. The list is closed.\n\n\
+             This page is made by `UPDATE_EXPECT=1 cargo test --package domain`.\n\n\
+             | reason | what it means | what to do |\n|---|---|---|\n",
+        );
+        for reason in Reason::ALL {
+            let (sentence, fix) = (reason.sentence(), reason.fix());
+            page.extend(["| `", reason.word(), "` | ", sentence, " | ", fix, " |\n"]);
+        }
+        expect_file!["../../../docs/reasons.md"].assert_eq(&page);
+    }
 
     #[test]
     fn every_reason_reads_back_and_has_a_sentence_and_a_fix() {

@@ -90,7 +90,9 @@ pub struct RevisionRecord {
     pub name: RevisionName,
     /// What it is a snapshot of.
     pub template: Arc<Template>,
-    /// The digest of its canonical form.
+    /// Its canonical form, as it is stored: made once, not with every write.
+    pub canonical: Arc<str>,
+    /// The digest of that text.
     pub digest: Digest,
     /// How far it has come.
     pub phase: Phase,

@@ -1,31 +1,30 @@
 //! Images that were flashed with the board: imported at start, whenever containerd comes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time;
 use tracing::{info, warn};
 
 use crate::containerd::connection::Connection;
-use crate::containerd::images::{Images, Preloading};
+use crate::containerd::images::Images;
 use crate::inbox::{Inbox, Request};
 use crate::report::Chain;
 
 /// Between two looks for a containerd that has not come yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Imports every archive of the folder, once containerd answers, and tells the loop.
-pub(super) async fn run(
-    dir: PathBuf,
-    images: Images,
-    preloading: Preloading,
-    connection: Connection,
-    inbox: Inbox,
-) {
-    let archives = std::fs::read_dir(&dir).into_iter().flatten().count();
-    if archives == 0 {
-        return;
+/// Whether there is anything to import. From then on, images that are not on the board are waited for.
+pub(super) fn expect(dir: &Path, images: &Images) -> bool {
+    let any = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if any {
+        images.expect_preload();
     }
+    any
+}
+
+/// Imports every archive of the folder, once containerd answers, and tells the loop.
+pub(super) async fn run(dir: PathBuf, images: Images, connection: Connection, inbox: Inbox) {
     while connection.client().await.is_err() {
         time::sleep(PATIENCE).await;
     }
@@ -41,7 +40,6 @@ pub(super) async fn run(
             Err(error) => warn!(path = %path.display(), error = %Chain(&error), "cannot preload"),
         }
     }
-    drop(preloading);
     if news {
         // A loop that has ended needs no news.
         let _ = inbox.send(Request::ImagesChanged).await;

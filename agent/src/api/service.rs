@@ -177,7 +177,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
     type EventsStream = Answers<v1::Event>;
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {
-        let events = streams::events(self.published.outbox.clone(), request.get_ref().follow);
+        let events = streams::events(self.published.recent.clone(), request.get_ref().follow);
         Ok(Response::new(streams::until(self.stop.clone(), events)))
     }
 

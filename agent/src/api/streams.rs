@@ -29,7 +29,7 @@ pub(super) fn until<T: 'static>(
 
 /// What a stream of events has to remember.
 struct Events {
-    outbox: watch::Receiver<Arc<Vec<Event>>>,
+    recent: watch::Receiver<Arc<Vec<Event>>>,
     /// Shown up to this number.
     shown: Option<u64>,
     /// Seen and not shown yet.
@@ -37,23 +37,23 @@ struct Events {
     follow: bool,
 }
 
-/// The events of the outbox, oldest first; with `follow` also those to come.
+/// The latest events, oldest first; with `follow` also those to come.
 pub(super) fn events(
-    mut outbox: watch::Receiver<Arc<Vec<Event>>>,
+    mut recent: watch::Receiver<Arc<Vec<Event>>>,
     follow: bool,
 ) -> impl Stream<Item = Result<v1::Event, Status>> + Send + 'static {
-    // The first look counts as a change, an empty outbox too.
-    outbox.mark_changed();
-    let start = Events { outbox, shown: None, waiting: VecDeque::new(), follow };
+    // The first look counts as a change, an empty list too.
+    recent.mark_changed();
+    let start = Events { recent, shown: None, waiting: VecDeque::new(), follow };
     stream::unfold(start, |mut events| async move {
         loop {
             if let Some(event) = events.waiting.pop_front() {
                 return Some((Ok(event), events));
             }
-            if !events.follow && !events.outbox.has_changed().unwrap_or(false) {
+            if !events.follow && !events.recent.has_changed().unwrap_or(false) {
                 return None;
             }
-            events.outbox.changed().await.ok()?;
+            events.recent.changed().await.ok()?;
             events.look();
         }
     })
@@ -61,10 +61,10 @@ pub(super) fn events(
 
 impl Events {
     fn look(&mut self) {
-        let outbox = Arc::clone(&self.outbox.borrow_and_update());
-        let fresh = outbox.iter().filter(|event| self.shown.is_none_or(|shown| shown < event.id));
+        let recent = Arc::clone(&self.recent.borrow_and_update());
+        let fresh = recent.iter().filter(|event| self.shown.is_none_or(|shown| shown < event.id));
         self.waiting.extend(fresh.map(wire::event));
-        self.shown = self.shown.max(outbox.iter().map(|event| event.id).max());
+        self.shown = self.shown.max(recent.iter().map(|event| event.id).max());
     }
 }
 

@@ -424,9 +424,9 @@ async fn a_loop_that_drops_a_request_is_an_agent_that_stops() {
 }
 
 #[tokio::test]
-async fn events_are_those_of_the_outbox_and_then_those_to_come() {
+async fn events_are_the_latest_and_then_those_to_come() {
     let agent = FakeAgent::start();
-    agent.publisher.outbox.send_replace(Arc::new(vec![event(1, "one"), event(2, "two")]));
+    agent.publisher.recent.send_replace(Arc::new(vec![event(1, "one"), event(2, "two")]));
     let mut client = agent.client().await;
     let at_once = client.events(v1::EventsRequest { follow: false }).await.unwrap().into_inner();
     let ids: Vec<u64> = at_once.map(|event| event.unwrap().id).collect().await;
@@ -436,7 +436,7 @@ async fn events_are_those_of_the_outbox_and_then_those_to_come() {
     assert_eq!(all.message().await.unwrap().unwrap().id, 1);
     assert_eq!(all.message().await.unwrap().unwrap().message, "two");
     // The first was delivered and has left the outbox; the second is not shown again.
-    agent.publisher.outbox.send_replace(Arc::new(vec![event(2, "two"), event(3, "three")]));
+    agent.publisher.recent.send_replace(Arc::new(vec![event(2, "two"), event(3, "three")]));
     assert_eq!(all.message().await.unwrap().unwrap().id, 3);
     // The agent's end is the stream's, and does not wait for who follows it.
     agent.stop().await;

@@ -72,7 +72,7 @@ pub(super) enum Command {
     Replicas { app: String },
     /// Print what an app's containers wrote
     Logs(LogsArgs),
-    /// Print what happened on the device and was not delivered yet
+    /// Print the latest of what happened on the device
     Events {
         /// Go on with what happens
         #[arg(short, long)]
@@ -125,7 +125,7 @@ pub struct AgentArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
-    /// Stop every app at the end; otherwise they outlive the agent
+    /// Stop every app and end, without running; what is desired stays stored
     #[arg(long)]
     pub drain: bool,
 }

@@ -12,6 +12,8 @@ mod error;
 mod explain;
 mod follow;
 mod output;
+#[cfg(test)]
+mod reference;
 mod show;
 mod table;
 #[cfg(test)]

@@ -89,7 +89,7 @@ fn help_names_every_command() {
           revisions    List an app's revisions
           replicas     List an app's replicas
           logs         Print what an app's containers wrote
-          events       Print what happened on the device and was not delivered yet
+          events       Print the latest of what happened on the device
           images       List or import images
           explain      Say why an app is not as asked for, or what a reason means
           start        Start an app that was stopped
@@ -445,7 +445,7 @@ async fn log_lines_stand_alone_and_a_change_of_writer_beside_them() {
 async fn events_stand_in_columns_or_one_a_line() {
     let agent = FakeAgent::start();
     let events = vec![event(1, "digest sha256:01"), event(2, "")];
-    agent.publisher.outbox.send_replace(Arc::new(events));
+    agent.publisher.recent.send_replace(Arc::new(events));
     expect![[r#"
         2023-11-14T22:13:21Z   RevisionCreated        hello--0000002             digest sha256:01
         2023-11-14T22:13:22Z   RevisionCreated        hello--0000002

@@ -23,6 +23,26 @@ fn nothing_at_all_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_example_says_what_holds_without_it() {
+    let example = include_str!("../../../systemd/agent.toml.example");
+    let config = Config::parse(Path::new("agent.toml"), example, "pi-1").unwrap();
+    assert_eq!(config, Config::parse(Path::new("agent.toml"), "", "pi-1").unwrap());
+    // Every key is in it: the debug text of a configuration names them all.
+    let text = format!("{config:#?}");
+    let keys = text.lines().filter_map(|line| line.trim().split_once(": ")).map(|(key, _)| key);
+    let keys: Vec<&str> =
+        keys.filter(|key| key.chars().all(|c| c.is_lowercase() || c == '_')).collect();
+    assert!(30 < keys.len(), "{keys:?}");
+    for key in keys {
+        let line = |line: &str| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with(&format!("{key} =")) || line == format!("[{key}]")
+        };
+        assert!(example.lines().any(line), "the example lacks {key}");
+    }
+}
+
+#[test]
 fn an_unknown_key_names_the_nearest_known_one() {
     refused(
         "[mqtt]\nurl = \"\"\nkeepalive_seconds = 5",

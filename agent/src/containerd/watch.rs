@@ -46,6 +46,8 @@ pub(super) async fn watch(
         if STEADY <= began.elapsed() {
             wait = FIRST_WAIT;
         }
+        // What ended the stream may have ended more: a look tells whether containerd is there at all.
+        bump(&pulses);
         match told {
             Ok(()) => info!("containerd closed the stream of events"),
             Err(error) => warn!(%error, ?wait, "no events from containerd; trying again"),

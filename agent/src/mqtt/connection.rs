@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::error::LinkError;
-use super::intake::{Arrival, Intake, ROOM};
+use super::intake::{Arrival, Intake, LARGEST_UNITS, ROOM};
 use super::ledger::Ledger;
 use super::payload::{self, Presence};
 use super::settings::MqttSettings;
@@ -198,6 +198,7 @@ impl Driver<'_> {
             // A ping goes out once per keep-alive. Two without anything, and the socket takes no more bytes: the
             // library alone would wait for TCP to give up, which takes a quarter of an hour.
             let patience = events.options.keep_alive().saturating_mul(2).max(CONNECT_DEADLINE * 2);
+            self.make_room(events.options.keep_alive()).await;
             let event =
                 time::timeout(patience, events.poll()).await.map_err(|_| LinkError::Silent)?;
             match event? {
@@ -217,6 +218,15 @@ impl Driver<'_> {
             if self.overrun && self.room.available_permits() == ROOM {
                 return Err(LinkError::Overrun);
             }
+        }
+    }
+
+    /// Reads no further while there is no room for the largest message: a flood then waits in the broker, by way of
+    /// TCP, and not here. Nor does anything else move meanwhile, so that ends before the broker misses us.
+    async fn make_room(&self, patience: Duration) {
+        let room = self.room.acquire_many(LARGEST_UNITS);
+        if time::timeout(patience, room).await.is_err() {
+            warn!("documents cannot be taken as fast as they come");
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) const ROOM: usize = 128;
 const TIGHT: usize = ROOM / 2;
 /// What one unit of room holds: small messages take one, the largest take eight.
 const UNIT: usize = 64 * 1024;
+/// What the largest packet takes.
+pub(super) const LARGEST_UNITS: u32 = 8;
 /// The longest wait before a document that found the disk full is tried again: a successor waits no longer either.
 const LONGEST_HOLD: Duration = Duration::from_secs(5);
 

@@ -8,11 +8,12 @@ use domain::model::{EnvironmentName, Moment, ReplicaName};
 use domain::plan::{Action, Doing};
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
+use futures_util::FutureExt as _;
 use ipnet::Ipv4Net;
 use tokio::time;
 use tracing::{info, info_span, warn};
 
-use super::{Outcome, RETRY, Reconciler};
+use super::{Deed, Outcome, RECHECK, RETRY, Reconciler};
 use crate::network::{Network, NetworkError};
 use crate::runtime::Runtime;
 use crate::store::Store;
@@ -29,45 +30,48 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.sight.sequence += 1;
         let begun = self.sight.sequence;
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
-        self.deed("look", async move {
+        let look = async move {
             let (replicas, network) = tokio::join!(runtime.observe(), network.observe());
             Outcome::Looked { begun, replicas, network }
-        });
+        };
+        self.begin(("look", look.boxed()));
     }
 
-    /// Has one thing done.
-    pub(super) fn act(&mut self, action: Action) {
+    /// Takes note of what is about to be done, and says how.
+    pub(super) fn order(&mut self, action: Action) -> Deed {
         match action {
             Action::Fetch(order) => {
                 info!(revision = %order.revision, images = ?order.images, "fetch");
                 self.fetching.insert(order.revision.clone());
                 let runtime = self.runtime.clone();
-                self.deed("fetch", async move {
+                let fetch = async move {
                     let revision = order.revision.clone();
                     Outcome::Fetched(revision, runtime.fetch(order).await)
-                });
+                };
+                ("fetch", fetch.boxed())
             }
-            Action::Start(order) => self.start(order),
+            Action::Start(order) => self.order_start(order),
             Action::Restart(order, container) => {
                 info!(replica = %order.replica, container, "restart");
                 let doing = Doing::Restarting(Arc::clone(&order));
                 self.doing.insert(order.replica.clone(), doing);
                 let runtime = self.runtime.clone();
-                self.deed("restart", async move {
+                let restart = async move {
                     let result = runtime.restart(&order, &container).await;
                     Outcome::Restarted(order.replica.clone(), container, result)
-                });
+                };
+                ("restart", restart.boxed())
             }
-            Action::Stop(replica, grace) => self.stop(replica, grace),
+            Action::Stop(replica, grace) => self.order_stop(replica, grace),
         }
     }
 
-    fn start(&mut self, order: Arc<ReplicaOrder>) {
+    fn order_start(&mut self, order: Arc<ReplicaOrder>) -> Deed {
         info!(replica = %order.replica, address = %order.place.address, "start");
         self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let starts = Arc::clone(&self.starts);
-        self.deed("start", async move {
+        let start = async move {
             let _turn = starts.acquire().await;
             let result = start(&runtime, &network, &order).await;
             if result.is_err() {
@@ -76,32 +80,36 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let _ = network.detach(&order.replica).await;
             }
             Outcome::Started(order.replica.clone(), result)
-        });
+        };
+        ("start", start.boxed())
     }
 
-    fn stop(&mut self, replica: ReplicaName, grace: Duration) {
+    fn order_stop(&mut self, replica: ReplicaName, grace: Duration) -> Deed {
         info!(%replica, ?grace, "stop");
         self.doing.insert(replica.clone(), Doing::Stopping);
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
-        self.deed("stop", async move {
+        let stop = async move {
             let result = stop(&runtime, &network, &replica, grace).await;
             if result.is_err() {
                 // It is still there, so the next plan stops it again: not before this wait is over.
                 time::sleep(RETRY).await;
             }
             Outcome::Stopped(replica, result)
-        });
+        };
+        ("stop", stop.boxed())
     }
 
     /// Makes the networks of these environments stand, if they are not the ones that do.
     pub(super) fn settle(&mut self, wanted: &BTreeSet<EnvironmentName>, now: Moment) {
-        let settled = self.nets.settled.as_ref() == Some(wanted);
+        let fresh = wanted.is_empty() || now < self.nets.check_at;
+        let settled = fresh && self.nets.settled.as_ref() == Some(wanted);
         let waits = self.nets.trouble.is_some() && now < self.nets.retry_at;
         // Before the first look a bridge that stands would be given another subnet.
         if settled || self.nets.settling || waits || !self.nets.seen {
             return;
         }
         self.nets.settling = true;
+        self.nets.check_at = now.after(RECHECK);
         let known: BTreeMap<EnvironmentName, Ipv4Net> = self
             .nets
             .subnets
@@ -110,13 +118,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             .map(|(name, subnet)| (name.clone(), *subnet))
             .collect();
         let (network, wanted) = (self.network.clone(), wanted.clone());
-        self.deed(
-            "settle",
-            async move { Outcome::Settled(settle(&network, &wanted, known).await) },
-        );
+        let settle = async move { Outcome::Settled(settle(&network, &wanted, known).await) };
+        self.begin(("settle", settle.boxed()));
     }
 
-    fn deed(&self, name: &'static str, deed: impl Future<Output = Outcome> + Send + 'static) {
+    /// Has something done beside the loop.
+    pub(super) fn begin(&self, (name, deed): Deed) {
         let outcomes = self.outcomes.0.clone();
         self.tasks.spawn_short(info_span!("deed", name), async move {
             // The loop may be gone by then: the agent stops, and the next one looks for itself.

@@ -49,7 +49,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let statuses = self.statuses(scene);
         send(&self.publisher.statuses, statuses);
         send(&self.publisher.device, self.device());
+    }
+
+    /// Sends the events, once they are stored.
+    pub(super) fn publish_events(&self) {
         send(&self.publisher.outbox, self.outbox.clone());
+        send(&self.publisher.recent, self.recent.iter().cloned().collect());
     }
 
     fn statuses(&self, scene: Scene<'_>) -> Statuses {
@@ -57,7 +62,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let now = self.clock.wall();
         let mut statuses = Statuses::default();
         for (name, record) in &self.state.apps {
-            if record.removed && !self.has_replicas(record) {
+            let refused = self.refusals.contains_key(name.as_str());
+            if record.removed && !refused && !self.has_replicas(record) {
                 statuses.removed.insert(name.clone());
             } else if record.accepted.is_some() || record.removed {
                 let status = view::app_status(record, scene);

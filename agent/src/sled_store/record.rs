@@ -140,7 +140,7 @@ fn revision_message(revision: &RevisionRecord) -> stored::Revision {
     };
     stored::Revision {
         name: revision.name.to_string(),
-        template: revision.template.canonical(),
+        template: revision.canonical.to_string(),
         phase: revision.phase.word().to_owned(),
         active: revision.active,
         was_ready: revision.was_ready,
@@ -228,6 +228,7 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
         name: message.name.parse().ok()?,
         // Of the text as it was stored: containers carry it, and a later release may write the form anew.
         digest: Digest::of(message.template.as_bytes()),
+        canonical: message.template.as_str().into(),
         template: Arc::new(template),
         phase: phase(&message.phase)?,
         active: message.active,

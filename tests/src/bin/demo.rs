@@ -26,6 +26,7 @@ fn main() -> ExitCode {
 fn demo() -> Result<()> {
     let begin = now();
     let lan = step("a network namespace for the board", Lan::take, Lan::name)?;
+    lan.sweep_when_interrupted()?;
     let broker = step("mosquitto", || Broker::start(&lan, Access::Anonymous), Broker::url)?;
     let mut board = Board::new(lan)?;
     board.settings().broker(&broker);

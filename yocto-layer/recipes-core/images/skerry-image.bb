@@ -5,4 +5,4 @@ LICENSE = "Apache-2.0"
 inherit core-image
 
 IMAGE_FEATURES += "ssh-server-dropbear"
-IMAGE_INSTALL:append = " skerry ca-certificates"
+IMAGE_INSTALL:append = " packagegroup-skerry"

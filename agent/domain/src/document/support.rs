@@ -60,7 +60,7 @@ const SERVER: &str = "set by the server; ignored";
 const AZURE: &str = "has a meaning in Azure only; ignored";
 
 /// Keys that are known and not read.
-const KEYS: &[(Place, &str, Reason, &str)] = &[
+pub(super) const KEYS: &[(Place, &str, Reason, &str)] = &[
     (Place::Document, "id", ReadOnly, SERVER),
     (Place::Document, "systemData", ReadOnly, SERVER),
     (Place::Document, "etag", ReadOnly, SERVER),
@@ -137,7 +137,7 @@ const KEYS: &[(Place, &str, Reason, &str)] = &[
 ];
 
 /// What is read, kept and not acted on in this release, and what happens instead.
-const LATER: &[(&str, &str)] = &[
+pub(super) const LATER: &[(&str, &str)] = &[
     ("trafficSplit", "not acted on yet: all traffic goes to the newest revision that is ready"),
     (
         "revisionsMode",

@@ -44,7 +44,7 @@ fn run(checkup: &mut Checkup, from: u64, to: u64, open: impl Fn(u64) -> bool) ->
         }
         match checkup.next() {
             Some(next) if next <= at(to) => {
-                now = u64::try_from(next.0.as_millis()).unwrap().max(now)
+                now = u64::try_from(next.0.as_millis()).unwrap().max(now);
             }
             Some(_) | None => return tries,
         }

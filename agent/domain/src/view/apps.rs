@@ -13,14 +13,19 @@ use crate::status::{
     ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source,
 };
 
+/// Inactive revisions that a status tells of, the newest. More are kept, and would make a status of 100 KiB of them.
+const INACTIVE_TOLD: usize = 10;
+
 /// The status of an app, as of now.
 pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
-    let revisions: Vec<RevisionStatus> = record
-        .revisions
-        .iter()
-        .rev()
-        .map(|revision| revision_status(record, revision, scene))
-        .collect();
+    let mut inactive = 0;
+    let told = record.revisions.iter().rev().filter(|revision| {
+        inactive += usize::from(!revision.active);
+        let runs = !scene.fleet.replicas(&revision.name).is_empty();
+        revision.active || runs || inactive <= INACTIVE_TOLD
+    });
+    let revisions: Vec<RevisionStatus> =
+        told.map(|revision| revision_status(record, revision, scene)).collect();
     let document = record.document();
     let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
     let suffix = document.map(|document| scene.world.settings.suffix(&document.environment));
@@ -165,6 +170,7 @@ fn is_failure(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::ContainerStarting
+            | Reason::PortClosed
             | Reason::WaitingForProbe
             | Reason::PullingImage
             | Reason::ContainerdUnavailable
@@ -258,6 +264,7 @@ fn replica_trouble(
     let failure = view.health.and_then(|health| health.failure.clone());
     let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
     let reason = match view.health {
+        _ if details.contains("refused") => Reason::PortClosed,
         Some(health) if health.started && view.adopted => Reason::ProbeFailed,
         Some(_) | None => Reason::WaitingForProbe,
     };

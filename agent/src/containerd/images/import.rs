@@ -46,15 +46,17 @@ impl Images {
         dir: &Path,
     ) -> Vec<(PathBuf, Result<Vec<ImportedImage>, RuntimeError>)> {
         let folder = dir.to_owned();
-        let archives = match blocking(dir, move || archives(&folder)).await {
-            Ok(archives) => archives,
-            Err(error) => return vec![(dir.to_owned(), Err(error))],
-        };
-        let mut outcomes = Vec::with_capacity(archives.len());
-        for path in archives {
-            let outcome = self.preload_one(&path).await;
-            outcomes.push((path, outcome));
+        let mut outcomes = Vec::new();
+        match blocking(dir, move || archives(&folder)).await {
+            Ok(archives) => {
+                for path in archives {
+                    let outcome = self.preload_one(&path).await;
+                    outcomes.push((path, outcome));
+                }
+            }
+            Err(error) => outcomes.push((dir.to_owned(), Err(error))),
         }
+        self.preloading.send_replace(false);
         outcomes
     }
 
@@ -81,7 +83,8 @@ impl Images {
     ) -> Result<Vec<ImportedImage>, RuntimeError> {
         let _turn = self.turns.import.lock().await;
         let mut reader = ArchiveReader::open(path).await?;
-        let parcels = reader.parcels(&self.board).await?;
+        let parcels = reader.parcels(&self.board).await;
+        let parcels = parcels.inspect_err(|error| self.remember_misfit(error))?;
         let mut imported = Vec::with_capacity(parcels.len());
         for parcel in parcels {
             let digest = parcel.image.root().digest;

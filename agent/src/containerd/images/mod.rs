@@ -97,7 +97,12 @@ pub struct Images {
     board: Arc<Board>,
     known: Arc<Mutex<VecDeque<(Digest, ImageConfig)>>>,
     turns: Arc<Turns>,
+    preloading: watch::Sender<bool>,
+    misfits: Arc<Mutex<VecDeque<Trouble>>>,
 }
+
+/// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
+const MISFITS_KEPT: usize = 32;
 
 /// One of each at a time: a second one would only slow the first, on one uplink and one flash chip.
 #[derive(Debug, Default)]
@@ -105,18 +110,6 @@ struct Turns {
     pull: tokio::sync::Mutex<()>,
     import: tokio::sync::Mutex<()>,
     unpack: tokio::sync::Mutex<()>,
-    /// Archives flashed with the board are being imported.
-    preloading: watch::Sender<bool>,
-}
-
-/// While it is held, an image that is not on the board may be in an archive that is yet to be imported.
-#[derive(Debug)]
-pub struct Preloading(Arc<Turns>);
-
-impl Drop for Preloading {
-    fn drop(&mut self) {
-        self.0.preloading.send_replace(false);
-    }
 }
 
 impl Images {
@@ -135,6 +128,8 @@ impl Images {
             board: Arc::new(Board::this()),
             known: Arc::default(),
             turns: Arc::default(),
+            preloading: watch::Sender::new(false),
+            misfits: Arc::default(),
         }
     }
 
@@ -149,9 +144,11 @@ impl Images {
     ) -> Result<ResolvedImage, RuntimeError> {
         let invalid = |error: InvalidImageName| trouble(Reason::InvalidValue, error.to_string());
         let name: ImageName = reference.parse().map_err(invalid)?;
-        let mut local = records::get(&self.connection, name.to_string()).await?;
-        if local.is_none() && self.preloaded().await {
-            local = records::get(&self.connection, name.to_string()).await?;
+        let mut local = self.local(&name).await?;
+        if local.is_none() && *self.preloading.borrow() {
+            // It may be about to come from an archive: that is no reason to ask a registry that may be out of reach.
+            self.preloaded().await;
+            local = self.local(&name).await?;
         }
         let resolved = |digest, warning| ResolvedImage {
             reference: reference.to_owned(),
@@ -176,23 +173,44 @@ impl Images {
                 let digest = local.target.digest;
                 Ok(resolved(digest, Some(format!("{why}; the local copy {digest} is used"))))
             }
-            (refusal, _) => Err(refusal.into_error()),
+            (refusal, _) => Err(self.misfit(&name).unwrap_or_else(|| refusal.into_error())),
         }
     }
 
-    /// Says that archives are about to be imported: no registry is asked for what may be among them.
-    pub fn preloading(&self) -> Preloading {
-        self.turns.preloading.send_replace(true);
-        Preloading(Arc::clone(&self.turns))
+    async fn local(&self, name: &ImageName) -> Result<Option<Record>, RuntimeError> {
+        records::get(&self.connection, name.to_string()).await
     }
 
-    /// Waits for the archives that are being imported; tells whether there were any to wait for.
-    async fn preloaded(&self) -> bool {
-        let mut preloading = self.turns.preloading.subscribe();
-        let waits = *preloading.borrow();
-        // The sender is ours, so it is there for as long as we wait.
-        let _ = preloading.wait_for(|preloading| !preloading).await;
-        waits
+    /// Archives are about to be imported: until [`Self::preload`] is over, images that are not here are waited for.
+    pub fn expect_preload(&self) {
+        self.preloading.send_replace(true);
+    }
+
+    async fn preloaded(&self) {
+        let mut preloading = self.preloading.subscribe();
+        // The sender lives as long as this does.
+        drop(preloading.wait_for(|preloading| !preloading).await);
+    }
+
+    /// An archive had this image, for another kind of board: that says more than a registry that nobody asked for it.
+    fn misfit(&self, name: &ImageName) -> Option<RuntimeError> {
+        let misfits = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = format!("{name} ");
+        let found = misfits.iter().find(|misfit| misfit.details.starts_with(&begins));
+        found.cloned().map(RuntimeError::Failed)
+    }
+
+    fn remember_misfit(&self, error: &RuntimeError) {
+        let RuntimeError::Failed(trouble) = error else { return };
+        if trouble.reason != Reason::ImagePlatformMismatch {
+            return;
+        }
+        let mut misfits = self.misfits.lock().unwrap_or_else(PoisonError::into_inner);
+        if !misfits.contains(trouble) {
+            misfits.push_back(trouble.clone());
+            let surplus = misfits.len().saturating_sub(MISFITS_KEPT);
+            misfits.drain(..surplus);
+        }
     }
 
     /// How the image is run. Costs no call for an image that `ensure` gave in this life of the agent.

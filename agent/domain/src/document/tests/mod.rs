@@ -1,6 +1,7 @@
 //! Documents as people write them, and what they are told.
 
 mod errors;
+mod guide;
 mod intake;
 mod mangled;
 mod round_trip;

@@ -195,7 +195,7 @@ impl Board {
                     );
                 }
                 Action::Stop(replica, _) => {
-                    drop(self.doing.insert(replica.clone(), Doing::Stopping))
+                    drop(self.doing.insert(replica.clone(), Doing::Stopping));
                 }
             }
             self.pending.push(action);
