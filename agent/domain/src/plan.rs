@@ -283,10 +283,10 @@ fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
         .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
         .filter(|(name, _)| !stopping(name));
     let ordered = world.doing.iter().filter(|(name, doing)| match doing {
-        Doing::Starting(order) => {
+        Doing::Starting(order) | Doing::Restarting(order) => {
             order.app == record.name && !world.observed.contains_key(*name) && !stopping(name)
         }
-        Doing::Restarting(_) | Doing::Stopping => false,
+        Doing::Stopping => false,
     });
     let planned = plan
         .actions

@@ -56,7 +56,8 @@ fn explanation(reply: &v1::ExplainReply) -> String {
     let mut lines = vec![reply.summary.clone()];
     for why in &reply.whys {
         let v1::Why { subject, reason, sentence, details, .. } = why;
-        let details = if details.is_empty() { String::new() } else { format!(" ({details})") };
+        let says_more = !details.is_empty() && details != sentence;
+        let details = if says_more { format!(" ({details})") } else { String::new() };
         lines.push(format!("{subject}: {reason}: {sentence}{details}"));
         let app = subject.split([' ']).next().unwrap_or(subject);
         let app = app.split("--").next().unwrap_or(app);

@@ -44,8 +44,9 @@ const RECEIVE_MAXIMUM: u16 = 16;
 const LARGEST_PACKET: u32 = 512 * 1024;
 /// Packet ids that the library keeps track of: twice the ledger's window. Its default takes some 10 MB.
 const PACKET_IDS: u16 = 16;
-/// Requests to the library: acknowledgements, window, last word, subscription and end fit, so that none ever waits.
-const REQUESTS: usize = ROOM + 32;
+/// Requests to the library: window, last word, subscription and end fit, and an acknowledgement for each packet id there
+/// is. One that found no room would have an old document come again after a newer one. Room is taken as it is needed.
+const REQUESTS: usize = u16::MAX as usize + 32;
 
 /// What one connection is made of.
 pub(super) struct Connection<'a> {
@@ -81,9 +82,16 @@ impl Connection<'_> {
         let (arrive, arrivals) = mpsc::channel(ROOM);
         let (connected, terms) = oneshot::channel();
         let room = Arc::new(Semaphore::new(ROOM));
-        let driver =
-            Driver { room, connection: self, ledger: &ledger, arrive, connected: Some(connected) };
-        let intake = Intake::new(topics.clone(), self.inbox.clone(), client.clone());
+        let intake =
+            Intake::new(topics.clone(), self.inbox.clone(), client.clone(), Arc::clone(&room));
+        let driver = Driver {
+            connection: self,
+            ledger: &ledger,
+            arrive,
+            room,
+            overrun: false,
+            connected: Some(connected),
+        };
         let mut since = None;
         let end = tokio::select! {
             end = Box::pin(driver.drive(events)) => end,
@@ -179,6 +187,9 @@ struct Driver<'a> {
     ledger: &'a Ledger,
     arrive: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
+    /// A message found no room. None is taken any more until the next connection: the broker then sends them all anew
+    /// and in order, while one taken now would be overtaken by the older one that was not.
+    overrun: bool,
     connected: Option<oneshot::Sender<Terms>>,
 }
 
@@ -198,7 +209,15 @@ impl Driver<'_> {
                         self.ledger.written(packet);
                     }
                 }
-                Event::Incoming(packet) => self.incoming(packet)?,
+                Event::Incoming(packet) => {
+                    self.incoming(packet)?;
+                    // A burst comes out of the library without a wait; the intake is to see each message in between.
+                    tokio::task::yield_now().await;
+                }
+            }
+            // What was taken is acknowledged by now: each connection brings the flood forward by a roomful.
+            if self.overrun && self.room.available_permits() == ROOM {
+                return Err(LinkError::Overrun);
             }
         }
     }
@@ -226,13 +245,20 @@ impl Driver<'_> {
     }
 
     /// Passes a document on. Never waits: whoever polls must go on polling.
-    fn arrived(&self, publish: Publish) -> Result<(), LinkError> {
+    fn arrived(&mut self, publish: Publish) -> Result<(), LinkError> {
+        if self.overrun {
+            return Ok(());
+        }
         let promised = publish.qos != QoS::AtMostOnce;
         match Arrival::find_room(publish, &self.room) {
             // Each arrival takes a unit of room, so the channel has a place for it.
             Some(arrival) => self.arrive.try_send(arrival).map_err(|_| LinkError::Overrun),
-            // Dropped silently it would be missing until the next connect: so that is now, and it comes again.
-            None if promised => Err(LinkError::Overrun),
+            // It comes again with the next connection, which is made as soon as those before it are settled.
+            None if promised => {
+                debug!("more documents than there is room for");
+                self.overrun = true;
+                Ok(())
+            }
             None => {
                 warn!("messages at QoS 0 come faster than they can be taken; one is dropped");
                 Ok(())

@@ -22,6 +22,8 @@ use crate::inbox::{Inbox, Refusal, Request, Subject};
 /// Messages here at a time, and half of it is half a mebibyte for each of the 16 that the broker may have under way.
 /// The rest is for brokers that lose count (mosquitto 2.0.11 does) and for messages at `QoS` 0, which none counts.
 pub(super) const ROOM: usize = 128;
+/// Less room than this, and a newer document takes the place of those that wait before it on its topic.
+const TIGHT: usize = ROOM / 2;
 /// What one unit of room holds: small messages take one, the largest take eight.
 const UNIT: usize = 64 * 1024;
 /// What the largest packet takes.
@@ -34,6 +36,7 @@ pub(super) struct Intake {
     topics: Topics,
     inbox: Inbox,
     client: AsyncClient,
+    room: Arc<Semaphore>,
     chains: BTreeMap<Vec<u8>, Chain>,
 }
 
@@ -52,6 +55,11 @@ impl Arrival {
         let permit = Arc::clone(room).try_acquire_many_owned(units).ok()?;
         Some(Self { publish, _room: permit })
     }
+
+    /// What is left when the content no longer counts; gives its room back.
+    fn spent(self) -> Publish {
+        Publish { payload: bytes::Bytes::new(), ..self.publish }
+    }
 }
 
 /// One topic: one message is with the loop, these are not.
@@ -59,8 +67,18 @@ impl Arrival {
 struct Chain {
     /// Came later, and waits for its turn.
     waiting: VecDeque<Arrival>,
-    /// Found the disk full and was superseded; acknowledged together with its successor.
-    superseded: Vec<Arrival>,
+    /// Gave way to the first of those that wait, and becomes `superseded` when that one goes to the loop.
+    overtaken: Vec<Publish>,
+    /// Found the disk full or no room, and was superseded by the one that is with the loop; acknowledged together with
+    /// it. Nothing but the packet id is of use any more.
+    superseded: Vec<Publish>,
+}
+
+impl Chain {
+    /// Drops those that wait: the newest wins, and one that comes now is newer.
+    fn overtake(&mut self) {
+        self.overtaken.extend(self.waiting.drain(..).map(Arrival::spent));
+    }
 }
 
 /// One message on its way to the loop.
@@ -82,8 +100,13 @@ enum Outcome {
 }
 
 impl Intake {
-    pub(super) fn new(topics: Topics, inbox: Inbox, client: AsyncClient) -> Self {
-        Self { topics, inbox, client, chains: BTreeMap::new() }
+    pub(super) fn new(
+        topics: Topics,
+        inbox: Inbox,
+        client: AsyncClient,
+        room: Arc<Semaphore>,
+    ) -> Self {
+        Self { topics, inbox, client, room, chains: BTreeMap::new() }
     }
 
     /// Passes on what arrives, until the connection ends.
@@ -115,6 +138,10 @@ impl Intake {
             return None;
         };
         if let Some(chain) = self.chains.get_mut(&topic[..]) {
+            // An empty message wishes nothing, so what was wished before it still counts.
+            if self.room.available_permits() < TIGHT && !arrival.publish.payload.is_empty() {
+                chain.overtake();
+            }
             chain.waiting.push_back(arrival);
             return None;
         }
@@ -132,15 +159,16 @@ impl Intake {
                 self.chains.insert(key, chain);
                 return Some(Errand { held: errand.held.saturating_add(1), ..errand });
             }
-            (Outcome::Held, Some(_)) => chain.superseded.push(errand.arrival),
+            (Outcome::Held, Some(_)) => chain.superseded.push(errand.arrival.spent()),
             (Outcome::Durable, _) => {
-                for arrival in chain.superseded.drain(..).chain([errand.arrival]) {
-                    self.acknowledge(&arrival.publish);
+                for publish in chain.superseded.drain(..).chain([errand.arrival.spent()]) {
+                    self.acknowledge(&publish);
                 }
             }
             (Outcome::Unanswered, _) => {}
         }
         let arrival = next?;
+        chain.superseded.append(&mut chain.overtaken);
         self.chains.insert(key, chain);
         Some(Errand { arrival, about: errand.about, held: 0 })
     }

@@ -168,6 +168,10 @@ impl Link {
                 *backoff = Backoff::default();
             }
         }
+        if matches!(end, Err(LinkError::Overrun)) {
+            // A roomful was taken in and the broker is there: what it still has for us should not wait.
+            *backoff = Backoff::default();
+        }
         end
     }
 

@@ -84,7 +84,8 @@ fn replicas<'a>(
         })
         .collect();
     for (name, doing) in world.doing {
-        let Doing::Starting(order) = doing else { continue };
+        // A restart takes the only record of a replica away for a moment; the replica is still there.
+        let (Doing::Starting(order) | Doing::Restarting(order)) = doing else { continue };
         let counts = order.revision == revision.name && is_at_home(app, &order.environment);
         if counts && !world.observed.contains_key(name) {
             views.push(view(name, None, order.place.address, revision, world, memory));

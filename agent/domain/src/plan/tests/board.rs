@@ -185,6 +185,10 @@ impl Board {
                     );
                 }
                 Action::Restart(order, _) => {
+                    // The record of a container is made anew, and a look may fall between.
+                    if dice.roll(2) == 0 {
+                        self.observed.remove(&order.replica);
+                    }
                     drop(
                         self.doing
                             .insert(order.replica.clone(), Doing::Restarting(Arc::clone(order))),
@@ -323,7 +327,9 @@ impl Board {
             Action::Restart(order, container) => {
                 self.doing.remove(&order.replica);
                 self.memory.restarted(&order.replica, &container, fails.then(trouble), self.now);
-                if let Some(known) = self.observed.get_mut(&order.replica).filter(|_| !fails) {
+                if !fails {
+                    let made = || replica(&order, ContainerState::Created);
+                    let known = self.observed.entry(order.replica.clone()).or_insert_with(made);
                     known.containers.insert(container, ContainerState::Running { since: self.now });
                 }
             }
