@@ -35,7 +35,7 @@ fn demo() -> Result<()> {
         || board.start_containerd(),
         |()| "private, as is its namespace".to_owned(),
     )?;
-    step("two images", || images(&board), |names| names.join(", "))?;
+    step("images of two apps", || images(&board), |names| names.join(", "))?;
     step("the agent", || board.start(), |()| "ready".to_owned())?;
     let control = Control::connect(&broker, &board.device())?;
 
@@ -50,7 +50,7 @@ fn demo() -> Result<()> {
         Ok(())
     };
     step("clean up", clean_up, |()| "nothing is left".to_owned())?;
-    say(begin.elapsed().as_secs_f64(), "in all", "");
+    say(begin.elapsed().as_secs_f64(), "in all", "it works");
     Ok(())
 }
 
@@ -72,14 +72,14 @@ fn deploy(board: &Board, broker: &Broker, app: &str) -> Result<()> {
         publish(board, broker, app, &document(app))?;
         eventually(app, LONG, || curl(board, app, "/"))
     };
-    step(&what, answer, |answer| format!("curl → {answer}"))?;
+    step(&what, answer, |answer| format!("curl: {}", brief(answer)))?;
     Ok(())
 }
 
 /// One app asks the other, and it needs to know no more than its name.
 fn by_name(board: &Board) -> Result<()> {
     let ask = || curl(board, "front", "/call?url=http://greeter/");
-    step("front calls http://greeter/", ask, |answer| answer.trim().to_owned())?;
+    step("front calls http://greeter/", ask, |answer| brief(answer))?;
     Ok(())
 }
 
@@ -147,6 +147,15 @@ fn curl(board: &Board, app: &str, path: &str) -> Result<String> {
     let host = format!("Host: {app}");
     let answer = run("curl", ["--silent", "--show-error", "--fail", "--header", &host, &url])?;
     Ok(answer.trim().to_owned())
+}
+
+/// What of an answer fits in a line: who answers, and which version of it.
+fn brief(answer: &str) -> String {
+    let Ok(answer) = serde_json::from_str::<serde_json::Value>(answer) else {
+        return answer.to_owned();
+    };
+    let text = |key: &str| answer[key].as_str().unwrap_or("?").to_owned();
+    format!("200, version {} of {}, by {}", text("version"), text("app"), text("replica"))
 }
 
 fn document(app: &str) -> PathBuf {
