@@ -45,7 +45,7 @@ fn leftovers(board: &Board) -> Result<BTreeSet<String>> {
     found.extend(cables.map(|line| format!("cable {line}")));
     for folder in ["netns", "etc", "volumes"] {
         for entry in fs::read_dir(board.dir().join("run").join(folder)).into_iter().flatten() {
-            found.insert(format!("{folder} {:?}", entry?.file_name()));
+            found.insert(format!("{folder} {}", entry?.file_name().display()));
         }
     }
     let prefix = board.dir().join("run/netns").display().to_string();

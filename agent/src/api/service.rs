@@ -165,6 +165,8 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         let (metadata, _, message) = request.into_parts();
         let payload = scale_target(&message)?;
         let app = message.app.clone();
+        // Over MQTT a target may come before its app; a person who names none of the board's has mistyped it.
+        self.known(&message.app, |_| ())?;
         self.ask_about(&message.app, &metadata, |reply| inbox::Request::Scale {
             app,
             payload,

@@ -1,6 +1,7 @@
 //! Deeds: what a plan asks for, done by short tasks that report back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tracing::{debug, info, info_span, warn};
 use super::absorb::half_made;
 use super::{Deed, Outcome, RECHECK, RESYNC, RETRY, Reconciler, TURN};
 use crate::network::{Network, NetworkError};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeError};
 use crate::store::Store;
 
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
@@ -39,7 +40,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             let (replicas, network) = tokio::join!(runtime.observe(), network.observe());
             Outcome::Looked { begun, replicas, network }
         };
-        self.begin(("look", look.boxed()));
+        let away = RuntimeError::Unavailable(lost("look").details);
+        let lost = Outcome::Looked {
+            begun,
+            replicas: Err(away),
+            network: Err(NetworkError(lost("look"))),
+        };
+        self.begin(Deed { name: "look", work: look.boxed(), lost });
     }
 
     /// Takes note of what is about to be done, and says how.
@@ -48,12 +55,17 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Action::Fetch(order) => {
                 info!(revision = %order.revision, images = ?order.images, "fetch");
                 self.fetching.insert(order.revision.clone());
-                let runtime = self.runtime.clone();
+                let (runtime, revision) = (self.runtime.clone(), order.revision.clone());
                 let fetch = async move {
                     let revision = order.revision.clone();
                     Outcome::Fetched(revision, runtime.fetch(order).await)
                 };
-                ("fetch", fetch.boxed())
+                let failed = Err(RuntimeError::Failed(lost("fetch")));
+                Deed {
+                    name: "fetch",
+                    work: fetch.boxed(),
+                    lost: Outcome::Fetched(revision, failed),
+                }
             }
             Action::Start(order) => self.order_start(order),
             Action::Restart(order, container) => {
@@ -61,11 +73,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let doing = Doing::Restarting(Arc::clone(&order));
                 self.doing.insert(order.replica.clone(), doing);
                 let runtime = self.runtime.clone();
+                let failed = Err(RuntimeError::Failed(lost("restart")));
+                let lost = Outcome::Restarted(order.replica.clone(), container.clone(), failed);
                 let restart = async move {
                     let result = runtime.restart(&order, &container).await;
                     Outcome::Restarted(order.replica.clone(), container, result)
                 };
-                ("restart", restart.boxed())
+                Deed { name: "restart", work: restart.boxed(), lost }
             }
             Action::Stop(replica, grace) => self.order_stop(replica, grace),
         }
@@ -75,6 +89,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         info!(replica = %order.replica, address = %order.place.address, "start");
         self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        let lost = Outcome::Started(order.replica.clone(), Err(lost("start")));
         let starts = Arc::clone(&self.starts);
         let given_up = CancellationToken::new();
         self.give_up.insert(order.replica.clone(), given_up.clone());
@@ -101,7 +116,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             }
             Outcome::Started(order.replica.clone(), result)
         };
-        ("start", start.boxed())
+        Deed { name: "start", work: start.boxed(), lost }
     }
 
     fn order_stop(&mut self, replica: ReplicaName, grace: Duration) -> Deed {
@@ -116,9 +131,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 given_up.cancel();
                 Outcome::GivenUp
             };
-            return ("give up", give_up.boxed());
+            return Deed { name: "give up", work: give_up.boxed(), lost: Outcome::GivenUp };
         }
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        let lost = Outcome::Stopped(replica.clone(), Err(lost("stop")));
         let stop = async move {
             let result = stop(&runtime, &network, &replica, grace).await;
             if result.is_err() {
@@ -127,7 +143,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             }
             Outcome::Stopped(replica, result)
         };
-        ("stop", stop.boxed())
+        Deed { name: "stop", work: stop.boxed(), lost }
     }
 
     /// Makes the networks of these environments stand, if they are not the ones that do.
@@ -151,17 +167,26 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             .collect();
         let (network, wanted) = (self.network.clone(), wanted.clone());
         let settle = async move { Outcome::Settled(settle(&network, &wanted, known).await) };
-        self.begin(("settle", settle.boxed()));
+        let lost = Outcome::Settled(Err(NetworkError(lost("settle"))));
+        self.begin(Deed { name: "settle", work: settle.boxed(), lost });
     }
 
     /// Has something done beside the loop.
-    pub(super) fn begin(&self, (name, deed): Deed) {
+    pub(super) fn begin(&self, deed: Deed) {
+        let Deed { name, work, lost } = deed;
         let outcomes = self.outcomes.0.clone();
         self.tasks.spawn_short(info_span!("deed", name), async move {
+            let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(lost);
             // The loop may be gone by then: the agent stops, and the next one looks for itself.
-            let _ = outcomes.send(deed.await);
+            let _ = outcomes.send(outcome);
         });
     }
+}
+
+/// What a deed that panicked leaves behind. It is tried again as after any failure.
+fn lost(deed: &str) -> Trouble {
+    let details = format!("the {deed} ended in a panic; the journal tells where");
+    Trouble { reason: Reason::ContainerdFailed, details }
 }
 
 async fn start<R: Runtime, N: Network>(
