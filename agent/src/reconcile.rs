@@ -48,7 +48,7 @@ use crate::store::{Loaded, Store};
 use crate::tasks::Tasks;
 
 /// Looks again this often even if nobody calls: events get lost, and people use other tools.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC: Duration = Duration::from_mins(1);
 
 /// Replicas that start at a time: more of them on four slow cores only make all of them late.
 const STARTS_AT_A_TIME: usize = 4;
@@ -65,8 +65,8 @@ const OUTBOX_DEPTH: usize = 1000;
 /// Events that a person may ask for, delivered or not.
 const RECENT_EVENTS: usize = 256;
 
-/// Rules are looked at again this often: another firewall may come after ours.
-const RECHECK: Duration = Duration::from_secs(10);
+/// Rules are looked at again this often, and with each new document: another firewall may come after ours.
+const RECHECK: Duration = RESYNC;
 
 /// Names whose first document was refused and that are remembered to be told of.
 const REFUSALS_KEPT: usize = 64;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::event::Event;
-use domain::model::{AppName, ReplicaName, RevisionName};
+use domain::model::{AppName, Moment, ReplicaName, RevisionName};
 use domain::plan::Step;
 use domain::reason::Reason;
 use domain::state::{AppRecord, Changes};
@@ -80,6 +80,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.storage_trouble = result.as_ref().err().map(|error| error.0.clone());
         result?;
         self.unsaved_events.clear();
+        if !changes.apps.is_empty() {
+            self.nets.check_at = Moment::default();
+        }
         for app in changes.apps {
             self.state.apps.insert(app.name.clone(), app);
         }
