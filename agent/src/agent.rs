@@ -178,6 +178,8 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let broker = MqttSettings::new(config, env!("CARGO_PKG_VERSION"), &boot_id(), session)?;
     let socket = ApiSocket::bind(&config.socket())?;
     let (runtime, images, connection) = containerd(config, clock)?;
+    // Before the loop asks for the first image, or it would not wait for one that is about to be imported.
+    let preloads = preload::expect(&config.images.preload_dir, &images);
 
     let tasks = Tasks::default();
     let (levels, published) = channels();
@@ -213,7 +215,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = config.images.preload_dir.clone();
-    if preload::expect(&preload_dir, &images) {
+    if preloads {
         let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
         tasks.spawn_short(info_span!("preload"), preload);
     }
