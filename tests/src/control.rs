@@ -22,6 +22,8 @@ use crate::wait::{PAUSE, SHORT, now, pause};
 
 /// Larger than what the agent accepts, so that its limit is what a test meets.
 const PACKET_BYTES: u32 = 8 << 20;
+/// How long the broker keeps what comes while we are away: longer than any test.
+const SESSION_SECONDS: u32 = 600;
 /// Publishes that wait for the broker: more than the flood of a thousand documents.
 const QUEUE: usize = 2000;
 
@@ -96,6 +98,8 @@ impl Control {
         let mut options =
             MqttOptions::new(id, broker.address().ip().to_string(), broker.address().port());
         options.set_max_packet_size(Some(PACKET_BYTES)).set_keep_alive(Duration::from_mins(1));
+        // The device may be back at a restarted broker before we are: what it says meanwhile is kept for us.
+        options.set_clean_start(false).set_session_expiry_interval(Some(SESSION_SECONDS));
         match broker.access() {
             Access::Anonymous => (),
             Access::Password => {
