@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::allowances::Allowances;
 use domain::plan::Settings;
 use domain::replica::Trouble;
 use nix::fcntl::{Flock, FlockArg};
@@ -143,6 +144,11 @@ fn settings(config: &Config) -> Settings {
         netns_dir: config.state.run_dir.join("netns"),
         boot: boot_id(),
         host_allowed: !config.network.allow_host.is_empty(),
+        allowances: Allowances {
+            devices: config.devices.allow.clone(),
+            capabilities: config.devices.capabilities.clone(),
+            storages: config.storage.allow.clone(),
+        },
     }
 }
 

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use domain::document::Finding;
-use domain::model::AppName;
+use domain::document::TrafficEntry;
+use domain::model::{AppName, RevisionName, RevisionSuffix};
+use domain::replica::Secret;
 use domain::status::Source;
 use tokio::sync::{mpsc, oneshot};
 
@@ -62,6 +64,44 @@ pub enum Request {
         /// The answer.
         reply: Reply<()>,
     },
+    /// Do something to one revision. The answer names the revision that it came to.
+    Revision {
+        /// Which.
+        revision: RevisionName,
+        /// What.
+        verb: RevisionVerb,
+        /// The answer.
+        reply: Reply<RevisionName>,
+    },
+    /// Change the split, over the document's. ACA's rule of re-weighting holds for what is not named.
+    Traffic {
+        /// Whose.
+        app: AppName,
+        /// Weights of revisions, of the latest, or of labels.
+        weights: Vec<TrafficEntry>,
+        /// Labels that name another revision, or none, from now on.
+        labels: Vec<(String, Option<RevisionName>)>,
+        /// The answer: the split as it is now.
+        reply: Reply<Vec<TrafficEntry>>,
+    },
+    /// Set a secret's value, or remove a secret that was set here.
+    Secret {
+        /// Whose.
+        app: AppName,
+        /// Its name.
+        name: String,
+        /// Its value; none removes it.
+        value: Option<Secret>,
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// Which secrets an app has, never what they say.
+    Secrets {
+        /// Whose.
+        app: AppName,
+        /// The answer, in order of names.
+        reply: Reply<Vec<KnownSecret>>,
+    },
     /// The control plane connected: raise the epoch, durably, and say what it is now.
     Connecting {
         /// The new epoch.
@@ -74,6 +114,33 @@ pub enum Request {
         /// Their numbers.
         events: Vec<u64>,
     },
+}
+
+/// What is done to a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevisionVerb {
+    /// It may have replicas again.
+    Activate,
+    /// Its replicas go; it is kept.
+    Deactivate,
+    /// Its replicas are made anew, from images resolved anew and secrets as they are now.
+    Restart,
+    /// A new revision is made of its template.
+    Copy {
+        /// The new one's suffix; the counter's next where not given.
+        suffix: Option<RevisionSuffix>,
+    },
+}
+
+/// What may be told of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownSecret {
+    /// Its name.
+    pub name: String,
+    /// A value is known.
+    pub has_value: bool,
+    /// The document lists it.
+    pub listed: bool,
 }
 
 /// Whether an app shall run.

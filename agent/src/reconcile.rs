@@ -18,8 +18,10 @@ mod act;
 mod ledger;
 mod publish;
 mod requests;
+mod secrets;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

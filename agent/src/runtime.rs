@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domain::model::ReplicaName;
-use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
+use domain::replica::{
+    Executed, FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, Trouble,
+};
 
 /// A container runtime, in the words of the domain.
 ///
@@ -42,6 +44,24 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         replica: &ReplicaName,
         grace: Duration,
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Measures the board, and these replicas on it.
+    fn survey(
+        &self,
+        replicas: Vec<ReplicaName>,
+    ) -> impl Future<Output = Result<Survey, RuntimeError>> + Send;
+}
+
+/// Runs commands in containers. Apart from [`Runtime`], as the prober needs nothing else of it.
+pub trait Exec: Clone + Send + Sync + 'static {
+    /// Runs a command beside a container's process and waits for its end; past `limit` it is killed, which is an error.
+    fn exec(
+        &self,
+        replica: &ReplicaName,
+        container: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> impl Future<Output = Result<Executed, RuntimeError>> + Send;
 }
 
 /// How a runtime fails, told apart by what the loop does about it.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::allowances::Allowances;
 use crate::document::{AppDocument, Document, Finding, JobDocument, Template, parse};
 use crate::model::{AppName, Digest, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
@@ -19,6 +20,8 @@ pub struct Incoming<'a> {
     pub payload: &'a [u8],
     /// Take the app over from another source.
     pub force: bool,
+    /// What it may ask of the board.
+    pub allowances: &'a Allowances,
 }
 
 /// What follows from an app's document.
@@ -247,6 +250,10 @@ fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Findi
         active: true,
         was_ready: false,
         images: std::collections::BTreeMap::new(),
+        entered: None,
+        held: None,
+        failure: None,
+        restarts: 0,
     });
     Ok(())
 }

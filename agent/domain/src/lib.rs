@@ -12,6 +12,7 @@
 //!                                       └──▶ probe    what is probed
 //! ```
 
+pub mod allowances;
 pub mod backoff;
 pub mod document;
 pub mod event;

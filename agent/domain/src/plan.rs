@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::allowances::Allowances;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::probe::HealthReport;
 use crate::reason::Reason;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub boot: String,
     /// Containers may reach something of the board.
     pub host_allowed: bool,
+    /// What documents may ask of the board.
+    pub allowances: Allowances,
 }
 
 impl Settings {

@@ -118,6 +118,8 @@ pub enum ContainerState {
         oom: bool,
         /// When it ended, or was first seen to have ended.
         at: Moment,
+        /// The last line it wrote; empty where it wrote none.
+        words: String,
     },
 }
 
@@ -138,6 +140,28 @@ pub struct ObservedReplica {
     pub address: Ipv4Addr,
     /// Its containers, by name; init containers are not listed once they have succeeded and gone.
     pub containers: BTreeMap<String, ContainerState>,
+}
+
+/// What a command in a container came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// Its exit code; 128 + signal where a signal ended it.
+    pub code: u32,
+    /// What it wrote to either stream, up to a bound.
+    pub output: String,
+}
+
+/// What must be known of a board before a second copy of an app is started on it, or takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Bytes that new processes may take without pushing others out (`MemAvailable`).
+    pub available: u64,
+    /// Bytes of memory the board has.
+    pub total: u64,
+    /// What each of the replicas that were asked for really uses: memory less what the kernel can drop at once.
+    pub working_sets: BTreeMap<ReplicaName, u64>,
+    /// The first of them that keeps `/run/skerry/lock` in one of its containers.
+    pub locked_by: Option<ReplicaName>,
 }
 
 /// Why something could not be done, told apart by what follows.

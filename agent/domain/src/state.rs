@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::document::{AppDocument, Finding, JobDocument, ScaleTarget, Template};
+use crate::document::{AppDocument, Finding, JobDocument, ScaleTarget, Template, TrafficEntry};
 use crate::event::Event;
-use crate::model::{AppName, Digest, RevisionName};
-use crate::replica::ResolvedImage;
+use crate::model::{AppName, Digest, Moment, RevisionName};
+use crate::replica::{ResolvedImage, Secret, Trouble};
 use crate::status::{Phase, Source};
 
 /// All that is durable, but the outbox.
@@ -56,6 +56,23 @@ pub struct AppRecord {
     pub received: BTreeMap<Source, Digest>,
     /// It was removed, and this is its tombstone.
     pub removed: bool,
+    /// Values of secrets by name, from the document or from a person.
+    pub secrets: BTreeMap<String, StoredSecret>,
+    /// A split that a person set over the document's; a new document ends it.
+    pub traffic: Option<Vec<TrafficEntry>>,
+    /// Labels, and the revisions they name.
+    pub labels: BTreeMap<String, RevisionName>,
+    /// Digests of templates that failed, oldest first: refused until forced.
+    pub refused: Vec<Digest>,
+}
+
+/// The value of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSecret {
+    /// The value.
+    pub value: Secret,
+    /// A person set it: it stays, though a document does not list it.
+    pub by_hand: bool,
 }
 
 /// A document in force.
@@ -102,6 +119,24 @@ pub struct RevisionRecord {
     pub was_ready: bool,
     /// The bits that its references stood for when it was staged, by reference.
     pub images: BTreeMap<String, ResolvedImage>,
+    /// When it came to its phase; none where nobody wrote it down.
+    pub entered: Option<Entered>,
+    /// The document whose configuration holds for this revision, where that is not the one in force: a newer one takes
+    /// effect with its own revision's switch, and is undone with it.
+    pub held: Option<Accepted<AppDocument>>,
+    /// Why it was rolled back.
+    pub failure: Option<Trouble>,
+    /// How often a person had its replicas made anew.
+    pub restarts: u64,
+}
+
+/// A moment of one boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entered {
+    /// The boot.
+    pub boot: String,
+    /// Since it began.
+    pub at: Moment,
 }
 
 /// A job.
@@ -157,6 +192,10 @@ impl AppRecord {
             next_revision: 1,
             received: BTreeMap::new(),
             removed: false,
+            secrets: BTreeMap::new(),
+            traffic: None,
+            labels: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 

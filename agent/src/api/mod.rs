@@ -11,6 +11,7 @@
 
 mod deadline;
 mod refusal;
+mod secrets;
 mod server;
 mod service;
 mod socket;
@@ -19,6 +20,7 @@ mod spool;
 mod streams;
 #[cfg(test)]
 pub(crate) mod tests;
+mod verbs;
 
 pub use self::server::serve;
 pub use self::service::Api;

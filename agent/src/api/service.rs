@@ -17,9 +17,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::{self, within};
 use super::refusal::{nearest_app, refused, troubled, unknown_app};
+use super::secrets;
 use super::sources::{About, Image, ImageStore, LogLine, LogQuery, LogSource, LogStream};
 use super::spool::Spool;
 use super::streams::{self, Answers};
+use super::verbs;
 use crate::clock::{Clock, rfc3339};
 use crate::inbox::{self, Inbox, Refusal, Reply, Run, Subject};
 use crate::published::{Link, Published};
@@ -48,7 +50,7 @@ pub struct Api<I, L> {
     pub stop: CancellationToken,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 impl<I, L> Api<I, L> {
     /// Asks the loop, and waits for its word within the call's deadline.
@@ -67,12 +69,12 @@ impl<I, L> Api<I, L> {
     }
 
     /// Asks the loop for something that is about an app.
-    async fn ask_about(
+    pub(super) async fn ask_about<T>(
         &self,
         app: &str,
         metadata: &MetadataMap,
-        request: impl FnOnce(Reply<()>) -> inbox::Request,
-    ) -> Result<(), Status> {
+        request: impl FnOnce(Reply<T>) -> inbox::Request,
+    ) -> Result<T, Status> {
         self.ask(metadata, request).await?.map_err(|refusal| {
             let unknown = |finding: &domain::document::Finding| {
                 finding.reason == domain::reason::Reason::UnknownApp
@@ -89,13 +91,17 @@ impl<I, L> Api<I, L> {
     }
 
     /// The app's status, or the word that there is no such app.
-    fn known<T>(&self, name: &str, look: impl FnOnce(&AppStatus) -> T) -> Result<T, Status> {
+    pub(super) fn known<T>(
+        &self,
+        name: &str,
+        look: impl FnOnce(&AppStatus) -> T,
+    ) -> Result<T, Status> {
         let statuses = self.statuses();
         statuses.apps.get(name).map(look).ok_or_else(|| unknown_app(name, &statuses))
     }
 
     /// The name of an app; one that cannot be a name is the name of none.
-    fn name(&self, name: &str) -> Result<AppName, Status> {
+    pub(super) fn name(&self, name: &str) -> Result<AppName, Status> {
         name.parse().map_err(|_| unknown_app(name, &self.statuses()))
     }
 }
@@ -174,6 +180,22 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         })
         .await?;
         Ok(Response::new(v1::ScaleReply {}))
+    }
+
+    async fn revision(&self, request: Request<v1::RevisionRequest>) -> Answer<v1::RevisionReply> {
+        verbs::revision(self, request).await
+    }
+
+    async fn traffic(&self, request: Request<v1::TrafficRequest>) -> Answer<v1::TrafficReply> {
+        verbs::traffic(self, request).await
+    }
+
+    async fn secret(&self, request: Request<v1::SecretRequest>) -> Answer<v1::SecretReply> {
+        secrets::set(self, request).await
+    }
+
+    async fn secrets(&self, request: Request<v1::SecretsRequest>) -> Answer<v1::SecretsReply> {
+        secrets::list(self, request).await
     }
 
     type EventsStream = Answers<v1::Event>;

@@ -129,7 +129,12 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 seen.send_modify(|seen| seen.push(format!("run {app} {run:?}")));
                 reply.send(known(app.as_str())).unwrap();
             }
-            Request::Connecting { .. } | Request::Delivered { .. } => {
+            Request::Revision { .. }
+            | Request::Traffic { .. }
+            | Request::Secret { .. }
+            | Request::Secrets { .. }
+            | Request::Connecting { .. }
+            | Request::Delivered { .. } => {
                 panic!("the API does not ask this: {request:?}")
             }
         }

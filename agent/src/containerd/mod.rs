@@ -24,6 +24,7 @@ mod places;
 mod record;
 mod seccomp;
 mod spec;
+mod survey;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::model::ReplicaName;
-use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage};
+use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Survey};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::Calls;
@@ -172,5 +173,9 @@ impl<I: ImageSource> Runtime for Containerd<I> {
 
     async fn stop(&self, replica: &ReplicaName, grace: Duration) -> Result<(), RuntimeError> {
         self.stop_all(replica, grace).await
+    }
+
+    async fn survey(&self, replicas: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
+        self.survey_of(&replicas).await
     }
 }

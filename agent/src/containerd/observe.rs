@@ -122,7 +122,7 @@ fn ended(
     // Only a kill can be the kernel's; a program may have survived the loss of a child long before it ended by itself.
     let (code, oom, at) = seen.ended.unwrap_or_else(|| (code, code == VANISHED && killed(), now));
     let seen = Seen { ended: Some((code, oom, at)), ..seen };
-    (ContainerState::Exited { code, oom, at }, Some(seen))
+    (ContainerState::Exited { code, oom, at, words: String::new() }, Some(seen))
 }
 
 #[cfg(test)]
@@ -201,7 +201,8 @@ mod tests {
         assert_eq!(look(running(), 2), ContainerState::Running { since: at(2) });
         assert_eq!(look(running(), 3), ContainerState::Running { since: at(2) });
         let stopped = || vec![task("m", 7, Status::Stopped, 3)];
-        let exited = ContainerState::Exited { code: 3, oom: false, at: at(4) };
+        let exited =
+            ContainerState::Exited { code: 3, oom: false, at: at(4), words: String::new() };
         assert_eq!(look(stopped(), 4), exited);
         assert_eq!(look(stopped(), 5), exited);
         let again = vec![task("m", 8, Status::Running, 0)];
@@ -213,7 +214,8 @@ mod tests {
         let memory = Memory::default();
         let traces = Fixed { started: true, oom: true, ..NOTHING };
         let look = |now| states(&memory, &[("m", Role::Main)], vec![], &traces, now)["m"].clone();
-        let exited = ContainerState::Exited { code: 137, oom: true, at: at(4) };
+        let exited =
+            ContainerState::Exited { code: 137, oom: true, at: at(4), words: String::new() };
         assert_eq!(look(4), exited);
         assert_eq!(look(9), exited);
     }

@@ -44,6 +44,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Request::Run { app, run, reply } => {
                 let _ = reply.send(self.start_or_stop(&app, run).await);
             }
+            Request::Revision { revision, verb, reply } => {
+                let _ = reply.send(self.verb(&revision, verb).await);
+            }
+            Request::Traffic { app, weights, labels, reply } => {
+                let _ = reply.send(self.traffic(&app, &weights, labels).await);
+            }
+            Request::Secret { app, name, value, reply } => {
+                let _ = reply.send(self.set_secret(&app, &name, value).await);
+            }
+            Request::Secrets { app, reply } => {
+                let _ = reply.send(self.list_secrets(&app));
+            }
             Request::Connecting { reply } => {
                 let _ = reply.send(self.next_epoch().await);
             }
@@ -75,7 +87,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let taken = take_apart(payload, sent_to.map(str::to_owned)).await;
         let result = match taken {
             Ok((parsed, payload)) => {
-                let incoming = Incoming { source, payload: &payload, force };
+                let allowances = &self.settings.allowances.clone();
+                let incoming = Incoming { source, payload: &payload, force, allowances };
                 if *subject == Subject::Itself && matches!(parsed.document, Document::Job(_)) {
                     kind = Kind::Job;
                 }
@@ -282,14 +295,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// The record of an app that there is.
-    fn known(&self, app: &AppName) -> Result<AppRecord, Refusal> {
+    pub(super) fn known(&self, app: &AppName) -> Result<AppRecord, Refusal> {
         let record = self.state.apps.get(app).filter(|record| record.accepted.is_some());
         record.cloned().ok_or_else(|| {
             lasting(vec![refusal(Reason::UnknownApp, "", format!("there is no app {app}"))])
         })
     }
 
-    async fn commit_app(&mut self, first_event: u64, record: AppRecord) -> Result<(), Refusal> {
+    pub(super) async fn commit_app(
+        &mut self,
+        first_event: u64,
+        record: AppRecord,
+    ) -> Result<(), Refusal> {
         let changes = Changes { apps: vec![record], ..Changes::default() };
         self.commit_told(first_event, changes).await.map_err(|error| passing(&error))
     }
@@ -344,7 +361,7 @@ fn may_delete(owner: Source, asks: Source, force: bool) -> Result<(), Refusal> {
     Err(lasting(vec![refusal(Reason::OwnedByOtherSource, "", message)]))
 }
 
-fn lasting(findings: Vec<Finding>) -> Refusal {
+pub(super) fn lasting(findings: Vec<Finding>) -> Refusal {
     Refusal { findings, passing: false }
 }
 

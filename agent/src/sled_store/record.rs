@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use domain::document::{Document, ScaleTarget, Template, parse};
+use domain::document::{AppDocument, Document, ScaleTarget, Template, TrafficEntry, parse};
 use domain::event::Event;
-use domain::model::{Digest, WallTime};
+use domain::model::{Digest, Moment, WallTime};
 use domain::reason::Reason;
-use domain::replica::ResolvedImage;
-use domain::state::{Accepted, AppRecord, DeviceRecord, JobRecord, RevisionRecord, State};
+use domain::replica::{ResolvedImage, Trouble};
+use domain::state::{Accepted, AppRecord, DeviceRecord, Entered, JobRecord, RevisionRecord, State};
 use domain::status::{Phase, Source};
 use skerry_proto::record as stored;
 use tracing::warn;
@@ -108,6 +109,25 @@ pub(super) fn app_message(app: &AppRecord) -> stored::App {
         next_revision: app.next_revision,
         received: received_message(&app.received),
         removed: app.removed,
+        secrets: Vec::new(),
+        traffic: app.traffic.as_ref().map(|entries| stored::Split {
+            entries: entries.iter().map(traffic_message).collect(),
+        }),
+        labels: app
+            .labels
+            .iter()
+            .map(|(label, revision)| (label.clone(), revision.to_string()))
+            .collect(),
+        refused: app.refused.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn traffic_message(entry: &TrafficEntry) -> stored::TrafficEntry {
+    stored::TrafficEntry {
+        revision: text(entry.revision.as_ref()),
+        latest: entry.latest,
+        weight: entry.weight,
+        label: entry.label.clone().unwrap_or_default(),
     }
 }
 
@@ -138,6 +158,7 @@ fn revision_message(revision: &RevisionRecord) -> stored::Revision {
         name: image.name.clone(),
         digest: image.digest.to_string(),
     };
+    let (held, failure) = (revision.held.as_ref(), revision.failure.as_ref());
     stored::Revision {
         name: revision.name.to_string(),
         template: revision.canonical.to_string(),
@@ -145,6 +166,13 @@ fn revision_message(revision: &RevisionRecord) -> stored::Revision {
         active: revision.active,
         was_ready: revision.was_ready,
         images: revision.images.values().map(image).collect(),
+        entered_boot: revision.entered.as_ref().map(|at| at.boot.clone()).unwrap_or_default(),
+        entered_nanos: revision.entered.as_ref().map_or(0, |entered| nanos(entered.at)),
+        held_document: held.map(|held| held.payload.to_vec()).unwrap_or_default(),
+        held_digest: held.map(|held| held.digest.to_string()).unwrap_or_default(),
+        failure_reason: failure.map(|failure| failure.reason.to_string()).unwrap_or_default(),
+        failure_details: failure.map(|failure| failure.details.clone()).unwrap_or_default(),
+        restarts: revision.restarts,
     }
 }
 
@@ -156,10 +184,7 @@ fn received_message(received: &BTreeMap<Source, Digest>) -> BTreeMap<String, Str
 pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
     let accepted = match accepted(&message.document) {
         None => None,
-        Some(accepted) => match &*accepted.document {
-            Document::App(document) => Some(accepted.of(&**document)),
-            Document::Job(_) => return None,
-        },
+        Some(accepted) => Some(app_of(&accepted)?),
     };
     let scale = message.scale.unwrap_or_default();
     Some(AppRecord {
@@ -177,7 +202,34 @@ pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
         next_revision: message.next_revision.max(1),
         received: read_received(&message.received),
         removed: message.removed,
+        secrets: BTreeMap::new(),
+        traffic: message
+            .traffic
+            .as_ref()
+            .map(|split| split.entries.iter().map(read_traffic).collect()),
+        labels: message
+            .labels
+            .iter()
+            .filter_map(|(label, revision)| Some((label.clone(), revision.parse().ok()?)))
+            .collect(),
+        refused: message.refused.iter().filter_map(|digest| digest.parse().ok()).collect(),
     })
+}
+
+fn app_of(accepted: &Accepted<Document>) -> Option<Accepted<AppDocument>> {
+    match &*accepted.document {
+        Document::App(document) => Some(accepted.of(&**document)),
+        Document::Job(_) => None,
+    }
+}
+
+fn read_traffic(entry: &stored::TrafficEntry) -> TrafficEntry {
+    TrafficEntry {
+        revision: entry.revision.parse().ok(),
+        latest: entry.latest,
+        weight: entry.weight,
+        label: Some(entry.label.clone()).filter(|label| !label.is_empty()),
+    }
 }
 
 /// A job from its stored shape.
@@ -234,7 +286,22 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
         active: message.active,
         was_ready: message.was_ready,
         images: message.images.iter().map(image).collect::<Option<_>>()?,
+        entered: (!message.entered_boot.is_empty()).then(|| Entered {
+            boot: message.entered_boot.clone(),
+            at: Moment(Duration::from_nanos(message.entered_nanos)),
+        }),
+        held: accepted(&message.held_document).and_then(|held| app_of(&held)),
+        failure: message
+            .failure_reason
+            .parse()
+            .ok()
+            .map(|reason| Trouble { reason, details: message.failure_details.clone() }),
+        restarts: message.restarts,
     })
+}
+
+fn nanos(at: Moment) -> u64 {
+    u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn read_received(received: &BTreeMap<String, String>) -> BTreeMap<Source, Digest> {
@@ -255,7 +322,7 @@ pub(super) fn read_device(message: &stored::Device) -> DeviceRecord {
 fn read_event(message: &stored::Event) -> Option<Event> {
     Some(Event {
         id: message.id,
-        time: WallTime(std::time::Duration::from_secs(message.time_secs)),
+        time: WallTime(Duration::from_secs(message.time_secs)),
         app: message.app.parse().ok(),
         revision: message.revision.parse().ok(),
         replica: message.replica.parse().ok(),

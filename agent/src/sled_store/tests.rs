@@ -26,7 +26,12 @@ skerry: {generation: 7}
 fn record() -> AppRecord {
     let parsed = intake::take_apart(DOCUMENT, Some("hello")).unwrap();
     let domain::document::Document::App(document) = parsed.document else { panic!("an app") };
-    let incoming = Incoming { source: Source::Mqtt, payload: DOCUMENT, force: false };
+    let incoming = Incoming {
+        source: Source::Mqtt,
+        payload: DOCUMENT,
+        force: false,
+        allowances: &domain::allowances::Allowances::default(),
+    };
     let verdict = intake::app(None, &parsed.name, *document, parsed.warnings, incoming);
     let Verdict::Changed(mut record) = verdict else { panic!("{verdict:?}") };
     record.revisions[0].phase = Phase::Committed;

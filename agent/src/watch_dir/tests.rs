@@ -113,6 +113,10 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
             }
             Request::Scale { .. }
             | Request::Run { .. }
+            | Request::Revision { .. }
+            | Request::Traffic { .. }
+            | Request::Secret { .. }
+            | Request::Secrets { .. }
             | Request::Connecting { .. }
             | Request::Delivered { .. } => panic!("a folder does not ask this: {request:?}"),
         }

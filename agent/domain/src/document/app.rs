@@ -406,6 +406,19 @@ pub struct Template {
     pub volumes: Vec<Volume>,
     /// Development services.
     pub service_binds: Vec<ServiceBind>,
+    /// What the `skerry` block asks for its containers: part of the snapshot, so that a change makes a revision.
+    pub extras: Extras,
+}
+
+/// What the `skerry` block asks for the containers of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// Devices of the board, in every container; held by one replica at a time.
+    pub devices: Vec<Device>,
+    /// Added and dropped in every container.
+    pub capabilities: Capabilities,
+    /// Exec probes, by container and kind: the command.
+    pub exec_probes: BTreeMap<String, BTreeMap<crate::probe::ProbeKind, Vec<String>>>,
 }
 
 /// A container; init containers have no probes.
@@ -667,12 +680,8 @@ pub struct SkerryBlock {
     pub standby: Standby,
     /// Switch only then.
     pub update_window: Option<UpdateWindow>,
-    /// Devices of the board.
-    pub devices: Vec<Device>,
-    /// Added and dropped.
-    pub capabilities: Capabilities,
-    /// Exec probes, by container and kind: the command.
-    pub exec_probes: BTreeMap<String, BTreeMap<crate::probe::ProbeKind, Vec<String>>>,
+    /// For the template.
+    pub extras: Extras,
 }
 
 impl Default for SkerryBlock {
@@ -686,9 +695,7 @@ impl Default for SkerryBlock {
             probation_secs: 60,
             standby: Standby::default(),
             update_window: None,
-            devices: Vec::new(),
-            capabilities: Capabilities::default(),
-            exec_probes: BTreeMap::new(),
+            extras: Extras::default(),
         }
     }
 }

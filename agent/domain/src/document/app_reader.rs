@@ -122,7 +122,9 @@ impl<'a> Parts<'a> {
                 if let (Some(fields), Kind::Job) = (&fields, kind) {
                     warn_of_app_keys(fields);
                 }
-                fields.map(template::read).unwrap_or_default()
+                let mut template = fields.map(template::read).unwrap_or_default();
+                template.extras = skerry.extras.clone();
+                template
             }
             None if skerry.absent => Template::default(),
             None => {

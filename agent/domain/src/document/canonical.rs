@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::app::{
-    Container, ContainerProbe, EnvValue, ProbeAction, Scale, ScaleRule, ScaleTrigger, Template,
-    Volume, VolumeSource,
+    Container, ContainerProbe, EnvValue, Extras, ProbeAction, Scale, ScaleRule, ScaleTrigger,
+    Template, Volume, VolumeSource,
 };
 use super::fields::Fields;
 use super::findings::{Expressions, Finding, Findings};
 use super::node::Node;
 use super::quantity;
+use super::skerry;
 use super::support::Place;
 use super::template;
 use crate::model::{Digest, RevisionSuffix};
@@ -38,7 +39,11 @@ impl Template {
         let found = Findings::default();
         found.expressions.set(Expressions::Literal);
         let fields = Fields::of(&node, String::new(), Place::Template, &found);
-        let template = fields.map(template::read);
+        let template = fields.map(|mut fields| {
+            let mut block = fields.inner("skerry", Place::Skerry);
+            let extras = block.as_mut().map(skerry::extras).unwrap_or_default();
+            Self { extras, ..template::read(fields) }
+        });
         let refused = found.refused();
         match template {
             Some(template) if !refused => Ok(template),
@@ -80,7 +85,7 @@ fn write_sorted(out: &mut String, value: &Value) {
 }
 
 fn template_value(template: &Template) -> Value {
-    json!({
+    let mut value = json!({
         "revisionSuffix": template.revision_suffix.as_ref().map(RevisionSuffix::as_str),
         "terminationGracePeriodSeconds": template.termination_grace_period_secs,
         "initContainers": list(&template.init_containers, container_value),
@@ -90,6 +95,36 @@ fn template_value(template: &Template) -> Value {
         "serviceBinds": list(&template.service_binds, |bind| {
             json!({ "serviceId": bind.service_id, "name": bind.name })
         }),
+    });
+    // Only where there is something: the digests of other templates stay what they were.
+    if template.extras != Extras::default() {
+        value["skerry"] = extras_value(&template.extras);
+    }
+    value
+}
+
+fn extras_value(extras: &Extras) -> Value {
+    let probes: serde_json::Map<String, Value> = extras
+        .exec_probes
+        .iter()
+        .map(|(container, probes)| {
+            let kinds: serde_json::Map<String, Value> = probes
+                .iter()
+                .map(|(kind, command)| {
+                    (kind.to_string().to_lowercase(), json!({ "exec": { "command": command } }))
+                })
+                .collect();
+            (container.clone(), Value::Object(kinds))
+        })
+        .collect();
+    json!({
+        "devices": list(&extras.devices, |device| json!({
+            "hostPath": device.host_path,
+            "containerPath": device.container_path,
+            "permissions": device.permissions,
+        })),
+        "capabilities": { "add": extras.capabilities.add, "drop": extras.capabilities.drop },
+        "probes": probes,
     })
 }
 

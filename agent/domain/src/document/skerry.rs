@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::app::{Capabilities, Device, SkerryBlock, Standby, UpdateStrategy, UpdateWindow};
+use super::app::{
+    Capabilities, Device, Extras, SkerryBlock, Standby, UpdateStrategy, UpdateWindow,
+};
 use super::fields::Fields;
 use super::rules;
 use super::support::Place;
@@ -49,12 +51,19 @@ pub(super) fn read(mut fields: Fields<'_>) -> SkerryBlock {
         probation_secs: probation.unwrap_or(usual.probation_secs),
         standby,
         update_window: update_window(&mut fields),
-        devices: devices(&mut fields),
-        capabilities: capabilities(&mut fields),
-        exec_probes: exec_probes(&mut fields),
+        extras: extras(&mut fields),
     };
     fields.close();
     block
+}
+
+/// What is part of the template's snapshot.
+pub(super) fn extras(fields: &mut Fields<'_>) -> Extras {
+    Extras {
+        devices: devices(fields),
+        capabilities: capabilities(fields),
+        exec_probes: exec_probes(fields),
+    }
 }
 
 fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {

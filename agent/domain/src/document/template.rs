@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::app::{SecretItem, ServiceBind, Template, Volume, VolumeSource};
+use super::app::{Extras, SecretItem, ServiceBind, Template, Volume, VolumeSource};
 use super::container::{self, Stage};
 use super::fields::{Fields, scalar};
 use super::findings::quoted;
@@ -59,6 +59,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
         scale,
         volumes,
         service_binds,
+        extras: Extras::default(),
     }
 }
 

@@ -255,7 +255,8 @@ mod tests {
     fn an_exit_is_counted_once() {
         let (mut memory, replica) = (Memory::new(0), "a--1-22222".parse::<ReplicaName>().unwrap());
         let known = memory.containers.entry(replica.clone()).or_default();
-        let exit = ContainerState::Exited { code: 1, oom: false, at: at(1000) };
+        let exit =
+            ContainerState::Exited { code: 1, oom: false, at: at(1000), words: String::new() };
         known.entry("main".to_owned()).or_default().see(&exit, at(1000));
         memory.restarted(&replica, "main", None, at(1001));
         assert_eq!(memory.exits(&replica, "main"), 1);

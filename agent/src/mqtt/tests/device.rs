@@ -228,7 +228,13 @@ impl Loop {
                 });
                 Asked::Delivered(events)
             }
-            Request::Delete { .. } | Request::Run { .. } | Request::ImagesChanged => {
+            Request::Revision { .. }
+            | Request::Traffic { .. }
+            | Request::Secret { .. }
+            | Request::Secrets { .. }
+            | Request::Delete { .. }
+            | Request::Run { .. }
+            | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }
         }

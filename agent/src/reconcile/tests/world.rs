@@ -11,7 +11,8 @@ use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
-    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Trouble,
+    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Survey,
+    Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, Source};
@@ -56,6 +57,7 @@ pub(super) struct World {
     pub(super) endless: BTreeSet<String>,
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
+    pub(super) survey: Survey,
     boot: u32,
 }
 
@@ -167,6 +169,11 @@ impl Runtime for Shared {
         self.lock().replicas.remove(replica);
         Ok(())
     }
+
+    async fn survey(&self, _: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
+        self.reach().await?;
+        Ok(self.lock().survey.clone())
+    }
 }
 
 impl Network for Shared {
@@ -255,6 +262,7 @@ impl Board {
             netns_dir: "/run/skerry/netns".into(),
             boot: format!("boot-{boot}"),
             host_allowed: false,
+            allowances: domain::allowances::Allowances::default(),
         };
         let reconciler = Reconciler::new(Parts {
             runtime: shared.clone(),
@@ -318,7 +326,7 @@ impl Board {
         for state in
             self.world().replicas.values_mut().flat_map(|replica| replica.containers.values_mut())
         {
-            *state = ContainerState::Exited { code, oom: false, at };
+            *state = ContainerState::Exited { code, oom: false, at, words: String::new() };
         }
         self.pulse();
     }

@@ -223,6 +223,7 @@ fn template() -> impl Strategy<Value = Template> {
                     container.probes.clear();
                 }
                 Template {
+                    extras: crate::document::Extras::default(),
                     revision_suffix: suffix.map(|suffix| suffix.parse().unwrap()),
                     termination_grace_period_secs: grace,
                     init_containers,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::allowances::Allowances;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, Step, World, plan};
@@ -68,6 +69,7 @@ impl Board {
                 netns_dir: "/run/skerry/netns".into(),
                 boot: "boot-0".to_owned(),
                 host_allowed: false,
+                allowances: Allowances::default(),
             },
             health: BTreeMap::new(),
             doing: BTreeMap::new(),
@@ -108,7 +110,12 @@ impl Board {
         );
         let parsed = intake::take_apart(text.as_bytes(), Some(app)).expect("a good document");
         let crate::document::Document::App(document) = parsed.document else { panic!("an app") };
-        let incoming = Incoming { source: Source::Mqtt, payload: text.as_bytes(), force: false };
+        let incoming = Incoming {
+            source: Source::Mqtt,
+            payload: text.as_bytes(),
+            force: false,
+            allowances: &self.settings.allowances,
+        };
         let known = self.state.apps.get(&parsed.name);
         let verdict = intake::app(known, &parsed.name, *document, Vec::new(), incoming);
         if let Verdict::Changed(record) = verdict {
@@ -118,7 +125,8 @@ impl Board {
 
     fn crash(&mut self, dice: &mut Dice) {
         for replica in self.observed.values_mut().filter(|_| dice.roll(2) == 0) {
-            let state = ContainerState::Exited { code: 1, oom: false, at: self.now };
+            let state =
+                ContainerState::Exited { code: 1, oom: false, at: self.now, words: String::new() };
             replica.containers.insert("main".to_owned(), state);
         }
     }
