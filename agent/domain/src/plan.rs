@@ -101,8 +101,8 @@ pub enum Action {
     Fetch(FetchOrder),
     /// Make and start a replica.
     Start(Arc<ReplicaOrder>),
-    /// Start one of its containers afresh.
-    Restart(Arc<ReplicaOrder>, String),
+    /// Start one of its containers afresh; where it still runs, it has this long from SIGTERM to SIGKILL.
+    Restart(Arc<ReplicaOrder>, String, Duration),
     /// Stop a replica and remove all of it, its network too.
     Stop(ReplicaName, Duration),
 }
@@ -353,7 +353,9 @@ fn restart_containers(
             continue;
         }
         if let Some(order) = orders::existing(record, revision, replica, world) {
-            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned()));
+            let own = replica.health.and_then(|health| health.graces.get(container)).copied();
+            let grace = own.unwrap_or_else(|| grace(revision));
+            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned(), grace));
             return; // one at a time: the others follow when this one is done
         }
     }

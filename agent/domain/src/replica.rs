@@ -151,6 +151,22 @@ pub struct Executed {
     pub output: String,
 }
 
+/// A TCP port on which something in a replica listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The port.
+    pub port: u16,
+    /// On the replica's loopback alone, where nobody outside of it can reach it.
+    pub loopback: bool,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, loopback } = self;
+        if *loopback { write!(f, "127.0.0.1:{port} only") } else { write!(f, "{port}") }
+    }
+}
+
 /// What must be known of a board before a second copy of an app is started on it, or takes over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Survey {

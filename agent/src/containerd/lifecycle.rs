@@ -30,9 +30,6 @@ use super::{Containerd, Shared};
 use crate::logger;
 use crate::runtime::RuntimeError;
 
-/// ACA's default from SIGTERM to SIGKILL, for a container that is started again while it runs.
-const DEFAULT_GRACE_SECS: u32 = 30;
-
 /// A shim that is just leaving is met once in a restart; more often is a failure of another kind.
 const CREATE_TRIES: u32 = 5;
 
@@ -259,6 +256,7 @@ impl<I: ImageSource> Containerd<I> {
         &self,
         order: &ReplicaOrder,
         name: &str,
+        grace: Duration,
     ) -> Result<(), RuntimeError> {
         let Some(container) = order.template.containers.iter().find(|one| one.name == name) else {
             let details = format!("the template has no container {name:?}");
@@ -267,8 +265,7 @@ impl<I: ImageSource> Containerd<I> {
         let id = container_id(&order.replica, name);
         let records = self.shared.calls.containers(Some(&order.replica), Record::of).await?;
         let running = records.iter().filter(|record| record.id == id).map(ending).collect();
-        let grace = order.template.termination_grace_period_secs.unwrap_or(DEFAULT_GRACE_SECS);
-        self.end(running, Duration::from_secs(grace.into())).await?;
+        self.end(running, grace).await?;
         self.remove(&id).await?;
         self.shared.places.clear(&order.replica, name, Mark::Started);
         self.shared.places.make(order).map_err(RuntimeError::Failed)?;

@@ -167,8 +167,13 @@ impl<I: ImageSource> Runtime for Containerd<I> {
         self.start_all(order).await
     }
 
-    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
-        self.restart_one(order, container).await
+    async fn restart(
+        &self,
+        order: &ReplicaOrder,
+        container: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
+        self.restart_one(order, container, grace).await
     }
 
     async fn stop(&self, replica: &ReplicaName, grace: Duration) -> Result<(), RuntimeError> {

@@ -193,18 +193,6 @@ fn probe(mut fields: Fields<'_>) -> Option<ContainerProbe> {
     })
 }
 
-fn probe_host(fields: &mut Fields<'_>) -> Option<String> {
-    let host = fields.name("host");
-    if host.is_some() {
-        fields.warning(
-            "host",
-            Reason::Unsupported,
-            "known, and not acted on: the replica itself is asked",
-        );
-    }
-    host
-}
-
 fn probe_port(fields: &mut Fields<'_>) -> Option<u16> {
     if !fields.has("port") {
         fields.missing("port", "the number of the port that is asked");
@@ -213,7 +201,7 @@ fn probe_port(fields: &mut Fields<'_>) -> Option<u16> {
 }
 
 fn http_get(mut fields: Fields<'_>) -> Option<ProbeAction> {
-    let host = probe_host(&mut fields);
+    let host = fields.ruled("host", rules::host_name);
     let port = probe_port(&mut fields);
     let path = fields.ruled("path", rules::request_path).unwrap_or_default();
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
@@ -237,7 +225,7 @@ fn header(mut fields: Fields<'_>) -> Option<(String, String)> {
 }
 
 fn tcp_socket(mut fields: Fields<'_>) -> Option<ProbeAction> {
-    let host = probe_host(&mut fields);
+    let host = fields.ruled("host", rules::host_name);
     let port = probe_port(&mut fields);
     fields.close();
     Some(ProbeAction::Tcp { host, port: port? })

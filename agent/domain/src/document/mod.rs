@@ -33,5 +33,5 @@ mod tests;
 pub use self::app::*;
 pub use self::findings::Finding;
 pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
-pub use self::probes::effective_probes;
+pub use self::probes::{ExecProbes, effective_probes};
 pub use self::scale_target::ScaleTarget;

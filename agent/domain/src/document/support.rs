@@ -171,7 +171,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("updateWindow", "not acted on yet: a new revision takes over as soon as it is ready"),
     ("devices", "not acted on yet: the container does not get the device"),
     ("capabilities", "not acted on yet: the container has the default capabilities"),
-    ("execProbes", "not acted on yet: the command is not run"),
 ];
 
 /// Why a key is not read, if it is known.

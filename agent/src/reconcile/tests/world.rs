@@ -11,8 +11,8 @@ use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
-    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Survey,
-    Trouble,
+    ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
+    Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, Source};
@@ -155,7 +155,12 @@ impl Runtime for Shared {
         Ok(())
     }
 
-    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
+    async fn restart(
+        &self,
+        order: &ReplicaOrder,
+        container: &str,
+        _: Duration,
+    ) -> Result<(), RuntimeError> {
         self.reach().await?;
         let mut world = self.lock();
         let replica = world.replicas.get_mut(&order.replica).expect("it was observed");
@@ -173,6 +178,11 @@ impl Runtime for Shared {
     async fn survey(&self, _: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
         self.reach().await?;
         Ok(self.lock().survey.clone())
+    }
+
+    async fn listening(&self, _: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
+        self.reach().await?;
+        Ok(Vec::new())
     }
 }
 

@@ -168,6 +168,24 @@ fn containers() {
     );
     broken(
         "hello:1",
+        "hello:1, probes: [{type: readiness, httpGet: {port: 65536, path: 'a b', scheme: ftp, host: 'a_b', httpHeaders: [{value: x}, {name: 'a b', value: y}]}, initialDelaySeconds: 61, successThreshold: 11}, {type: startup, tcpSocket: {}, successThreshold: 2, failureThreshold: 0, terminationGracePeriodSeconds: 3601}]",
+        &expect![[r#"
+            8:81 properties.template.containers[0].probes[0].httpGet.port InvalidValue: must lie between 1 and 65535, found "65536"
+            8:94 properties.template.containers[0].probes[0].httpGet.path InvalidValue: "a b" is not valid here: a path without white space
+            8:109 properties.template.containers[0].probes[0].httpGet.scheme InvalidValue: must be one of HTTP, HTTPS, found "ftp"
+            8:120 properties.template.containers[0].probes[0].httpGet.host InvalidValue: "a_b" is not valid here: a host name of labels and dots, without a wildcard
+            8:141 properties.template.containers[0].probes[0].httpGet.httpHeaders[0].name MissingValue: name is required: the header's name
+            8:160 properties.template.containers[0].probes[0].httpGet.httpHeaders[1].name InvalidValue: "a b" is not valid here: the name of an HTTP header
+            8:201 properties.template.containers[0].probes[0].initialDelaySeconds InvalidValue: must lie between 0 and 60, found "61"
+            8:223 properties.template.containers[0].probes[0].successThreshold InvalidValue: must lie between 1 and 10, found "11"
+            8:255 properties.template.containers[0].probes[1].tcpSocket.port MissingValue: port is required: the number of the port that is asked
+            8:277 properties.template.containers[0].probes[1].successThreshold InvalidValue: must be 1, found "2"
+            8:298 properties.template.containers[0].probes[1].failureThreshold InvalidValue: must lie between 1 and 100000, found "0"
+            8:332 properties.template.containers[0].probes[1].terminationGracePeriodSeconds InvalidValue: must lie between 0 and 3600, found "3601"
+        "#]],
+    );
+    broken(
+        "hello:1",
         "hello:1}\n    terminationGracePeriodSeconds: -1\n    scale: {minReplicas: 3, maxReplicas: 0, rules: [{name: a}, {name: b, http: {}, tcp: {}}]}\n    x: {",
         &expect![[r#"
             9:36 properties.template.terminationGracePeriodSeconds InvalidValue: must lie between 0 and 3600, found "-1"

@@ -84,7 +84,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
         "hello:1",
         "hello:1, probes: [{type: startup, tcpSocket: {port: 1, host: elsewhere}}]}\n    scale: {minReplicas: 0, cooldownPeriod: 5, rules: [{name: r, http: {metadata: {concurrentRequests: 10}}}]}\n    serviceBinds: [{serviceId: a, name: b}]\n    volumes: [{name: a, storageType: secret}, {name: b, storageType: NfsAzureFile, storageName: s}]\n    x: {",
         &expect![[r#"
-            8:90 properties.template.containers[0].probes[0].tcpSocket.host Unsupported: known, and not acted on: the replica itself is asked
             9:26 properties.template.scale.minReplicas NotYetSupported: not acted on yet: one replica stays
             9:45 properties.template.scale.cooldownPeriod NotYetSupported: not acted on yet: the number of replicas does not follow the load
             9:55 properties.template.scale.rules NotYetSupported: not acted on yet: minReplicas replicas run, and one at least
@@ -133,7 +132,6 @@ fn the_skerry_block_is_no_exception() {
             3:101 skerry.updateWindow NotYetSupported: not acted on yet: a new revision takes over as soon as it is ready
             3:151 skerry.devices NotYetSupported: not acted on yet: the container does not get the device
             3:187 skerry.capabilities NotYetSupported: not acted on yet: the container has the default capabilities
-            3:207 skerry.probes NotYetSupported: not acted on yet: the command is not run
         "#]],
     );
 }

@@ -192,7 +192,7 @@ impl Board {
                             .insert(order.replica.clone(), Doing::Starting(Arc::clone(order))),
                     );
                 }
-                Action::Restart(order, _) => {
+                Action::Restart(order, ..) => {
                     // The record of a container is made anew, and a look may fall between.
                     if dice.roll(2) == 0 {
                         self.observed.remove(&order.replica);
@@ -332,7 +332,7 @@ impl Board {
                     self.memory.started(&order.revision);
                 }
             }
-            Action::Restart(order, container) => {
+            Action::Restart(order, container, _) => {
                 self.doing.remove(&order.replica);
                 self.memory.restarted(&order.replica, &container, fails.then(trouble), self.now);
                 if !fails {
