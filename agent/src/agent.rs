@@ -216,8 +216,9 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
+    let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
+    spawn_probe(&tasks, means, &wires, &published, clock);
     tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
-    spawn_probe(&tasks, &wires, &published, clock);
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = config.images.preload_dir.clone();
@@ -278,9 +279,15 @@ impl Wires {
     }
 }
 
-fn spawn_probe(tasks: &Tasks, wires: &Wires, published: &Published, clock: Clock) {
+fn spawn_probe(
+    tasks: &Tasks,
+    means: probe::Means<Containerd<Images>>,
+    wires: &Wires,
+    published: &Published,
+    clock: Clock,
+) {
     let (plan, report) = (published.probes.clone(), wires.health.clone());
-    tasks.spawn(info_span!("probe"), |stop| probe::run(plan, report, clock, stop));
+    tasks.spawn(info_span!("probe"), |stop| probe::run(means, plan, report, clock, stop));
 }
 
 fn spawn_control(

@@ -6,6 +6,8 @@
 //!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
 //!   observe    records and tasks → replicas          spec       image + document → OCI specification
 //!   watch      events → a pulse                      places     volumes, files in /etc, marks
+//!   exec       the port `Exec`                       exec_calls one function per call
+//!   survey     memory in use, locks of apps          listening  ports that apps listen on
 //! ```
 //!
 //! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
@@ -15,10 +17,13 @@
 mod calls;
 mod cgroup;
 pub mod connection;
+mod exec;
+mod exec_calls;
 mod failure;
 mod image_source;
 pub mod images;
 mod lifecycle;
+mod listening;
 mod observe;
 mod places;
 mod record;
@@ -37,19 +42,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::model::ReplicaName;
-use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Survey};
+use domain::replica::{
+    FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, last_words,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::Calls;
 use self::cgroup::Cgroups;
 use self::connection::Connection;
+use self::exec::Execs;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
 use crate::clock::Clock;
+use crate::logger;
 use crate::runtime::{Runtime, RuntimeError};
 
 pub use self::image_source::{ImageConfig, ImageSource};
+
+/// The last line with something in it is looked for among so many.
+const LAST_LINES: usize = 20;
 
 /// What the adapter is told once.
 #[derive(Debug, Clone)]
@@ -88,6 +100,7 @@ struct Shared {
     open_files: u64,
     clock: Clock,
     memory: Memory,
+    execs: Execs,
 }
 
 impl<I: Clone> Clone for Containerd<I> {
@@ -99,6 +112,7 @@ impl<I: Clone> Clone for Containerd<I> {
 impl<I: ImageSource> Containerd<I> {
     /// An adapter that calls nobody yet.
     pub fn new(connection: Connection, settings: Settings, images: I, clock: Clock) -> Self {
+        let execs = Execs::new(&settings.run_dir);
         let (snapshotter, runtime) = (settings.snapshotter.clone(), settings.runtime.clone());
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
@@ -108,14 +122,18 @@ impl<I: ImageSource> Containerd<I> {
             open_files: spec::own_open_files(),
             clock,
             memory: Memory::default(),
+            execs,
         };
         Self { images, shared: Arc::new(shared) }
     }
 
-    /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late.
+    /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late. Ends
+    /// beside it what commands an earlier run left.
     pub async fn watch(self, pulses: tokio::sync::watch::Sender<u64>, stop: CancellationToken) {
-        let connection = self.shared.calls.connection.clone();
-        watch::watch(connection, self.shared.settings.namespace.clone(), pulses, stop).await;
+        let Shared { calls, settings, execs, .. } = &*self.shared;
+        let connection = calls.connection.clone();
+        let watch = watch::watch(connection, settings.namespace.clone(), pulses, stop.clone());
+        tokio::join!(watch, execs.sweep(calls, &stop));
     }
 
     fn cgroup_path(&self, id: &str) -> String {
@@ -140,6 +158,14 @@ impl Traces for Shared {
 
     fn oom_killed(&self, record: &Record) -> bool {
         self.cgroups.oom_killed(&self.cgroup_path(&record.id))
+    }
+
+    fn words(&self, record: &Record) -> String {
+        let Record { app, revision, replica, container, .. } = record;
+        let path = logger::container_log(&self.settings.log_dir, app, revision, replica, container);
+        let since = self.places.set_at(replica, container, Mark::Started);
+        let lines = since.map(|since| logger::written_since(path, since, LAST_LINES));
+        last_words(&lines.unwrap_or_default().join("\n"))
     }
 }
 
@@ -182,5 +208,9 @@ impl<I: ImageSource> Runtime for Containerd<I> {
 
     async fn survey(&self, replicas: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
         self.survey_of(&replicas).await
+    }
+
+    async fn listening(&self, replica: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
+        self.listeners_of(replica).await
     }
 }

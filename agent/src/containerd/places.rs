@@ -11,6 +11,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use domain::document::{Container, Volume, VolumeMount, VolumeSource};
 use domain::model::ReplicaName;
@@ -187,6 +188,16 @@ impl Places {
 
     pub(super) fn is_set(&self, replica: &ReplicaName, container: &str, mark: Mark) -> bool {
         self.mark(replica, container, mark).exists()
+    }
+
+    /// When a mark was set, by the board's date.
+    pub(super) fn set_at(
+        &self,
+        replica: &ReplicaName,
+        container: &str,
+        mark: Mark,
+    ) -> Option<SystemTime> {
+        fs::metadata(self.mark(replica, container, mark)).and_then(|file| file.modified()).ok()
     }
 
     fn mark(&self, replica: &ReplicaName, container: &str, mark: Mark) -> PathBuf {

@@ -38,6 +38,9 @@ impl<I: ImageSource> Containerd<I> {
         for removed in join_all(records.iter().map(|record| self.remove(&record.id))).await {
             failures.note(removed);
         }
+        for record in &records {
+            self.shared.execs.forget(&record.id);
+        }
         failures.details.extend(places.remove(replica));
         if let Some(app) = app_of(replica) {
             logger::prune(&settings.log_dir, &app, KEPT_LOGS, |replica| places.lives(replica));

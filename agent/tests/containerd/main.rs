@@ -2,6 +2,8 @@
 
 // Only by this attribute does clippy know it as a part of tests.
 #[cfg(test)]
+mod beside;
+#[cfg(test)]
 mod board;
 
 use std::collections::BTreeSet;
