@@ -27,5 +27,6 @@ pub mod replica;
 pub mod route;
 pub mod state;
 pub mod status;
+pub mod storage;
 pub mod view;
 pub mod zone;

@@ -94,6 +94,7 @@ fn order(
         images: revision.images.clone(),
         variables: variables(document, revision, &record.name, &replica, &suffix),
         secrets: secrets(document),
+        storages: BTreeMap::new(),
         place: Place {
             bridge: environment.bridge(),
             subnet,
