@@ -28,4 +28,5 @@ pub mod route;
 pub mod state;
 pub mod status;
 pub mod view;
+pub mod window;
 pub mod zone;

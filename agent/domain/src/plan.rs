@@ -21,12 +21,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use crate::allowances::Allowances;
-use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName, WallTime};
 use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::state::{AppRecord, RevisionRecord, State};
 use crate::status::Phase;
+use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
 pub use self::memory::Memory;
@@ -36,6 +37,10 @@ pub use self::memory::Memory;
 pub struct World<'a> {
     /// Now.
     pub now: Moment,
+    /// The date: it decides nothing but when windows open.
+    pub wall: WallTime,
+    /// The time zones that are known.
+    pub zones: &'a Zones,
     /// The replicas there are records of.
     pub observed: &'a BTreeMap<ReplicaName, ObservedReplica>,
     /// The network namespaces that stand.

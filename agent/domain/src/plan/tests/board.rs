@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::allowances::Allowances;
 use crate::intake::{self, Incoming, Verdict};
-use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName, WallTime};
 use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, Step, World, plan};
 use crate::probe::{Health, HealthReport};
 use crate::reason::Reason;
@@ -17,6 +17,7 @@ use crate::route::RouteTable;
 use crate::state::{AppRecord, State};
 use crate::status::{Phase, Source};
 use crate::view::{self, Scene};
+use crate::window::Zones;
 
 /// The most replicas that a document of these tests asks for.
 pub(super) const MOST_REPLICAS: u32 = 3;
@@ -52,6 +53,7 @@ pub(super) struct Board {
     now: Moment,
     pending: Vec<Action>,
     boots: u32,
+    zones: Zones,
     documents: u64,
     last: Plan,
 }
@@ -79,6 +81,7 @@ impl Board {
             now: Moment::default(),
             pending: Vec::new(),
             boots: 0,
+            zones: Zones::default(),
             documents: 0,
             last: Plan::default(),
         }
@@ -227,6 +230,8 @@ impl Board {
         let (state, memory) = (&self.state, &mut self.memory);
         let world = World {
             now: self.now,
+            wall: WallTime(self.now.0),
+            zones: &self.zones,
             observed: &self.observed,
             namespaces: &self.namespaces,
             health: &self.health,
@@ -264,6 +269,8 @@ impl Board {
     fn world(&self) -> World<'_> {
         World {
             now: self.now,
+            wall: WallTime(self.now.0),
+            zones: &self.zones,
             observed: &self.observed,
             namespaces: &self.namespaces,
             health: &self.health,
