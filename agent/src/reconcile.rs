@@ -278,7 +278,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// One decision and what follows from it. Returns when to look again if nothing happens before.
     async fn round(&mut self) -> Moment {
-        self.find_zones().await;
+        self.almanac.refresh(&self.state, self.clock.now()).await;
         let mut plan = self.plan();
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {

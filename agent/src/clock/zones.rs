@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use domain::window::{Zone, Zones};
-use tracing::warn;
+use tracing::debug;
 
 /// Where tzdata puts it.
 const USUAL_DIR: &str = "/usr/share/zoneinfo";
@@ -37,13 +37,9 @@ impl ZoneFiles {
     pub fn zones_for(&self, names: BTreeSet<String>, known: &Zones) -> Zones {
         let mut zones = Zones::default();
         for name in names {
-            if let Some(zone) = known.of(&name) {
-                zones.learn(name, zone.clone());
-                continue;
-            }
-            match self.read(&name) {
+            match known.of(&name).map_or_else(|| self.read(&name), |zone| Ok(zone.clone())) {
                 Ok(zone) => zones.learn(name, zone),
-                Err(error) => warn!(zone = name, %error, "a time zone is unknown"),
+                Err(error) => debug!(zone = name, %error, "a time zone is unknown"),
             }
         }
         zones
@@ -62,5 +58,46 @@ impl ZoneFiles {
         let mut bytes = Vec::new();
         file.take(MAX_ZONE_BYTES).read_to_end(&mut bytes)?;
         Zone::read(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const BERLIN: &[u8] = include_bytes!("../../domain/src/window/tests/berlin.tzif");
+
+    fn known(files: &ZoneFiles, name: &str) -> bool {
+        let zones = files.zones_for(BTreeSet::from([name.to_owned()]), &Zones::default());
+        zones.of(name).is_some()
+    }
+
+    #[test]
+    fn a_zone_is_read_from_the_database_and_from_nowhere_else() {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("zoneinfo");
+        fs::create_dir_all(dir.join("Europe")).unwrap();
+        fs::write(dir.join("Europe/Berlin"), BERLIN).unwrap();
+        fs::write(dir.join("Broken"), &BERLIN[..100]).unwrap();
+        fs::write(above.path().join("Outside"), BERLIN).unwrap();
+        let files = ZoneFiles::new(&dir);
+        assert!(known(&files, "Europe/Berlin"));
+        let absolute = dir.join("Europe/Berlin").display().to_string();
+        for name in [
+            "Europe/Bern",
+            "Europe",
+            "Broken",
+            "",
+            "../Outside",
+            "Europe/../Europe/Berlin",
+            "./Europe/Berlin",
+            absolute.as_str(),
+            "Europe/Berlin\0",
+        ] {
+            assert!(!known(&files, name), "{name:?}");
+        }
+        assert!(known(&ZoneFiles::new("/nowhere"), "UTC"), "UTC needs no database");
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of time zones. Knows the format of a zone's file (`TZif`, RFC 9636), and never where the files are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A time zone: what its clocks have shown and will show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl Zones {
             "UTC" | "Etc/UTC" => Some(Zone::UTC),
             _ => self.0.get(name),
         }
+    }
+
+    /// Forgets all but these.
+    pub fn keep(&mut self, names: &BTreeSet<String>) {
+        self.0.retain(|name, _| names.contains(name));
     }
 
     /// Adds what is known of one.
