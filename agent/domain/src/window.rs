@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::document::UpdateWindow;
-use crate::model::WallTime;
+use crate::model::{Moment, WallTime};
 use crate::reason::Reason;
 use crate::replica::Trouble;
 use crate::state::{AppRecord, State};
@@ -56,6 +56,37 @@ pub fn standing(window: &UpdateWindow, now: WallTime, zones: &Zones) -> Result<S
         return Ok(Standing::Open);
     }
     Ok(schedule.next(now, zone).map_or(Standing::Never, Standing::OpensAt))
+}
+
+/// Why a switch has to wait for `window`, and when to ask again: sooner, if somebody sets the board's date. Says nothing
+/// while the window is open.
+pub fn closed(
+    window: &UpdateWindow,
+    now: Moment,
+    wall: WallTime,
+    zones: &Zones,
+) -> Option<(Trouble, Option<Moment>)> {
+    let waiting = |details| Trouble { reason: Reason::WaitingForWindow, details };
+    match standing(window, wall, zones) {
+        Ok(Standing::Open) => None,
+        Ok(Standing::OpensAt(when)) => {
+            // The date, not the wait: a status that counts down would be published every second.
+            let details = date(when).map_or_else(String::new, |date| format!("it opens at {date}"));
+            Some((waiting(details), Some(now.after(when.0.saturating_sub(wall.0)))))
+        }
+        Ok(Standing::Never) => {
+            Some((waiting(format!("{:?} names a day that never comes", window.cron)), None))
+        }
+        Err(trouble) => Some((trouble, None)),
+    }
+}
+
+/// In UTC, to the second, as statuses have it.
+fn date(time: WallTime) -> Option<String> {
+    let time = tz::UtcDateTime::from_timespec(i64::try_from(time.0.as_secs()).ok()?, 0).ok()?;
+    let (year, month, day) = (time.year(), time.month(), time.month_day());
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
 }
 
 /// The zones that documents in force name.

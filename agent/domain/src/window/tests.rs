@@ -226,6 +226,29 @@ fn a_zone_that_the_board_does_not_know_is_told_of_and_utc_is_known() {
 }
 
 #[test]
+fn a_closed_window_says_when_it_opens_and_when_to_ask_again() {
+    let now = Moment(Duration::from_secs(1000));
+    let ask = |cron: &str, zone: &str, wall: WallTime| {
+        let found = closed(&window(cron, 60, zone), now, wall, &zones());
+        found.map(|(trouble, again)| (trouble.reason, trouble.details, again))
+    };
+    let begin = utc(2026, 7, 1, 0, 0);
+    let wall = WallTime(Duration::from_millis(begin * 1000 - 1500));
+    let opens = "it opens at 2026-07-01T00:00:00Z".to_owned();
+    // Half a second later would be late; half a second too early would be asked in vain.
+    let again = Some(Moment(Duration::from_millis(1_001_500)));
+    let expected = Some((Reason::WaitingForWindow, opens, again));
+    assert_eq!(ask("0 2 * * *", "Europe/Berlin", wall), expected);
+    assert_eq!(ask("0 2 * * *", "Europe/Berlin", at(begin)), None);
+
+    let never = "\"0 0 31 2 *\" names a day that never comes".to_owned();
+    let expected = Some((Reason::WaitingForWindow, never, None));
+    assert_eq!(ask("0 0 31 2 *", "UTC", wall), expected);
+    let unknown = "skerry.updateWindow.timeZone: \"Mars\"".to_owned();
+    assert_eq!(ask("0 2 * * *", "Mars", wall), Some((Reason::TimeZoneUnknown, unknown, None)));
+}
+
+#[test]
 fn a_date_beyond_all_dates_opens_nothing() {
     let window = window("* * * * *", 1, "Europe/Berlin");
     for seconds in [u64::MAX, i64::MAX as u64, 90_000_000_000] {
