@@ -49,6 +49,8 @@ reasons! {
     HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
+    DeviceNotAllowed: "The board does not let documents ask for this device.", "Add its path, or a pattern of it, to [devices] allow in agent.toml.";
+    CapabilityNotAllowed: "The board does not let documents ask for this capability.", "Add its name to [devices] capabilities in agent.toml.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
     // Warnings.
     Unsupported: "Skerry knows this key and does not act on it.", "Remove it, or read docs/aca.md for what takes its place.";
@@ -83,6 +85,7 @@ reasons! {
     DeadlineExceeded: "The revision did not become ready in time.", "Read the details of its replicas.";
     InsufficientMemory: "There is not enough memory for another copy.", "Free memory, or use skerry.updateStrategy: recreate.";
     VolumeFailed: "A volume could not be made.", "Read the details.";
+    DeviceMissing: "A device that the container needs is not there.", "Plug it in, or correct skerry.devices; it is tried again by itself.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
     // The network.
