@@ -3,6 +3,8 @@
 // Only by this attribute does clippy know it as a part of tests.
 #[cfg(test)]
 mod board;
+#[cfg(test)]
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;
