@@ -166,6 +166,7 @@ fn containerd(
         snapshotter: part.snapshotter.clone(),
         runtime: part.runtime.clone(),
         run_dir: config.state.run_dir.clone(),
+        volumes_dir: config.state.dir.join("volumes"),
         log_dir: config.log_dir(),
         max_log_file_bytes: config.logs.max_file_bytes,
         max_log_files: config.logs.max_files,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::app::{
     Capabilities, Device, Extras, SkerryBlock, Standby, Template, UpdateStrategy, UpdateWindow,
 };
-use super::fields::Fields;
+use super::capability;
+use super::fields::{Fields, scalar};
 use super::findings::{nearest, quoted};
 use super::node::{Position, Value};
 use super::rules;
@@ -101,24 +102,32 @@ fn devices(fields: &mut Fields<'_>) -> Vec<Device> {
             permissions: permissions.unwrap_or_else(|| "rw".to_owned()),
         })
     };
-    let devices: Vec<Device> =
-        fields.each("devices", Place::Device).into_iter().filter_map(read).collect();
-    if !devices.is_empty() {
-        fields.later("devices", "devices");
-    }
-    devices
+    fields.each("devices", Place::Device).into_iter().filter_map(read).collect()
 }
 
 fn capabilities(fields: &mut Fields<'_>) -> Capabilities {
     let Some(mut inner) = fields.inner("capabilities", Place::Capabilities) else {
         return Capabilities::default();
     };
-    let capabilities = Capabilities { add: inner.texts("add"), drop: inner.texts("drop") };
+    let mut names = |key, rule: fn(&str) -> Result<String, &'static str>| {
+        let (found, listed) = (inner.found, inner.list(key));
+        let mut names = Vec::new();
+        for (path, node) in listed {
+            let Some(text) = scalar(found, path.clone(), node, "a text") else { continue };
+            match rule(&text) {
+                Ok(name) => names.push(name),
+                Err(broken) => {
+                    let message = format!("{} is not valid here: {broken}", quoted(&text));
+                    found.error(path, node.at, Reason::InvalidValue, message);
+                }
+            }
+        }
+        names
+    };
+    let add = names("add", capability::added);
+    let drop = names("drop", capability::dropped);
     inner.close();
-    if capabilities != Capabilities::default() {
-        fields.later("capabilities", "capabilities");
-    }
-    capabilities
+    Capabilities { add, drop }
 }
 
 fn exec_probes(fields: &mut Fields<'_>) -> BTreeMap<String, BTreeMap<ProbeKind, Vec<String>>> {
