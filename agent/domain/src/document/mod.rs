@@ -1,7 +1,7 @@
 //! The ACA document: what it may say, and what it says.
 //!
 //! ```text
-//!   bytes ──▶ node ──▶ fields ──▶ app | job      every finding knows its path, and its line where there is one
+//!   bytes ──▶ node ──▶ fields ──▶ app | job | environment      every finding knows its path, and its line where there is one
 //!             text     shapes,    types that
 //!             & lines  warnings   cannot be wrong
 //! ```
@@ -13,6 +13,7 @@ mod app_reader;
 mod canonical;
 mod configuration;
 mod container;
+mod environment;
 mod fields;
 mod findings;
 mod ingress;
@@ -31,7 +32,8 @@ mod template;
 mod tests;
 
 pub use self::app::*;
+pub use self::environment::{EnvironmentDocument, Storage};
 pub use self::findings::Finding;
-pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
+pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse, parse_environment};
 pub use self::probes::effective_probes;
 pub use self::scale_target::ScaleTarget;
