@@ -4,6 +4,7 @@
 const WIDE: &[&str] = &[
     "AppStatus.generation",
     "JobStatus.generation",
+    "EnvironmentStatus.generation",
     "DeviceStatus.epoch",
     "Hello.epoch",
     "KnownApp.generation",

@@ -147,7 +147,7 @@ fn settings(config: &Config) -> Settings {
         allowances: Allowances {
             devices: config.devices.allow.clone(),
             capabilities: config.devices.capabilities.clone(),
-            storages: config.storage.allow.clone(),
+            storages: config.allowed_storages(),
         },
     }
 }

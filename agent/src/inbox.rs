@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use domain::document::Finding;
 use domain::document::TrafficEntry;
-use domain::model::{AppName, RevisionName, RevisionSuffix};
+use domain::model::{AppName, EnvironmentName, RevisionName, RevisionSuffix};
 use domain::replica::Secret;
 use domain::status::Source;
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +52,15 @@ pub enum Request {
         app: AppName,
         /// Although it belongs to another source.
         force: bool,
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// Forget the document of an environment. From `file` only; a document with `absent` does it otherwise.
+    DeleteEnvironment {
+        /// From where.
+        source: Source,
+        /// Which.
+        environment: EnvironmentName,
         /// The answer.
         reply: Reply<()>,
     },
@@ -159,15 +168,41 @@ pub enum Subject {
     App(String),
     /// `jobs/{job}`.
     Job(String),
+    /// `environments/{environment}`.
+    Environment(String),
     /// A file or a command line: the document must name itself.
     Itself,
+}
+
+/// What a document is about. Each kind has names of its own: a refused job is no word about an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An app.
+    App,
+    /// A job.
+    Job,
+    /// An environment.
+    Environment,
+}
+
+impl Kind {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Job => "job",
+            Self::Environment => "environment",
+        }
+    }
 }
 
 /// A document was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// The app or job.
+    /// The app, job or environment.
     pub name: String,
+    /// Which of the three.
+    pub kind: Kind,
     /// Something changed; a repeat of what is in force does not.
     pub changed: bool,
     /// What is not acted on.

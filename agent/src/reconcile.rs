@@ -15,6 +15,7 @@
 
 mod absorb;
 mod act;
+mod environments;
 mod ledger;
 mod publish;
 mod requests;
@@ -43,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, ZoneFiles};
-use crate::inbox::{INBOX_DEPTH, Request};
+use crate::inbox::{INBOX_DEPTH, Kind, Request};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
 use crate::runtime::{Runtime, RuntimeError};
@@ -112,13 +113,6 @@ pub struct Reconciler<R, N, S> {
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
     rounds: u64,
-}
-
-/// Apps and jobs have names of their own: a refused job is no word about an app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    App,
-    Job,
 }
 
 /// Why the latest document of a name was refused.
@@ -346,6 +340,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &self.reports.health.borrow_and_update().clone(),
+            environments: &self.state.environments,
             doing: &self.doing,
             fetching: &self.fetching,
             surveying: &self.surveying,

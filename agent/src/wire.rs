@@ -3,7 +3,9 @@
 use domain::document::Finding;
 use domain::event::Event;
 use domain::replica::Trouble;
-use domain::status::{AppStatus, JobStatus, ReplicaStatus, RevisionStatus};
+use domain::status::{
+    AppStatus, EnvironmentStatus, JobStatus, ReplicaStatus, RevisionStatus, StorageStatus,
+};
 use skerry_proto::v1;
 
 use crate::clock::rfc3339;
@@ -66,6 +68,26 @@ pub fn job(status: &JobStatus) -> v1::JobStatus {
         generation: status.generation,
         digest: text(status.digest.as_ref()),
         source: status.source.word().to_owned(),
+        warnings: status.warnings.iter().map(finding).collect(),
+        error: Some(status.error.as_ref().map(finding).unwrap_or_default()),
+        updated_time: rfc3339(status.updated),
+    }
+}
+
+/// An environment's status.
+pub fn environment(status: &EnvironmentStatus) -> v1::EnvironmentStatus {
+    let storage = |storage: &StorageStatus| v1::StorageStatus {
+        name: storage.name.clone(),
+        reason: text(storage.reason.as_ref()),
+        details: storage.details.clone(),
+    };
+    v1::EnvironmentStatus {
+        environment: status.environment.clone(),
+        generation: status.generation,
+        digest: text(status.digest.as_ref()),
+        source: status.source.map(|source| source.word().to_owned()).unwrap_or_default(),
+        storages: status.storages.iter().map(storage).collect(),
+        apps: status.apps,
         warnings: status.warnings.iter().map(finding).collect(),
         error: Some(status.error.as_ref().map(finding).unwrap_or_default()),
         updated_time: rfc3339(status.updated),

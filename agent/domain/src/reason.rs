@@ -44,13 +44,14 @@ reasons! {
     SecretRefNotFound: "A secretRef names a secret that the document does not list.", "List the secret under configuration.secrets.";
     DocumentTooLarge: "The document is larger than 256 KiB.", "Make the document smaller; put data into a volume or an image.";
     NameMismatch: "The document's name is not the name it was sent under.", "Send it to its own topic, or drop the name.";
-    WrongKind: "The document is of another kind than the place it was sent to.", "Send apps to apps/ and jobs to jobs/.";
+    WrongKind: "The document is of another kind than the place it was sent to.", "Send apps to apps/, jobs to jobs/ and environments to environments/.";
     UnresolvedExpression: "An ARM template expression was left unresolved.", "Deploy the resolved resource, not the template.";
     HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
     DeviceNotAllowed: "The board does not let documents ask for this device.", "Add its path, or a pattern of it, to [devices] allow in agent.toml.";
     CapabilityNotAllowed: "The board does not let documents ask for this capability.", "Add its name to [devices] capabilities in agent.toml.";
+    StorageNotAllowed: "The board's owner does not allow documents to name this path or device.", "Add it to [storage] allow in agent.toml, or use a folder below volumes in state.dir.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
     UnknownRevision: "The app has no such revision.", "See `skerry revisions APP` for those there are.";
     TemplateRefused: "This template failed on this board and is not tried again by itself.", "Change the template, or set skerry.force: true.";

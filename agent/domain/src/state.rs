@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::document::{
-    AppDocument, Finding, JobDocument, RevisionsMode, ScaleTarget, Template, TrafficEntry,
+    AppDocument, EnvironmentDocument, Finding, JobDocument, RevisionsMode, ScaleTarget, Storage,
+    Template, TrafficEntry,
 };
 use crate::event::Event;
-use crate::model::{AppName, Digest, Moment, RevisionName};
+use crate::model::{AppName, Digest, EnvironmentName, Moment, RevisionName};
 use crate::replica::{ResolvedImage, Secret, Trouble};
 use crate::status::{Phase, Source};
 
@@ -18,6 +19,8 @@ pub struct State {
     pub apps: BTreeMap<AppName, AppRecord>,
     /// Jobs.
     pub jobs: BTreeMap<AppName, JobRecord>,
+    /// What documents said of environments, tombstones too.
+    pub environments: BTreeMap<EnvironmentName, EnvironmentRecord>,
     /// The device's own counters.
     pub device: DeviceRecord,
 }
@@ -201,6 +204,30 @@ pub struct JobRecord {
     pub removed: bool,
 }
 
+/// An environment, as far as a document spoke of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnvironmentRecord {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// Who set it.
+    pub source: Source,
+    /// The highest `skerry.generation` seen; 0 if never given.
+    pub generation: u64,
+    /// The document in force.
+    pub accepted: Option<Accepted<EnvironmentDocument>>,
+    /// The digest last taken from each source.
+    pub received: BTreeMap<Source, Digest>,
+    /// Its document was taken back, and this is its tombstone.
+    pub removed: bool,
+}
+
+impl EnvironmentRecord {
+    /// The storage of this name.
+    pub fn storage(&self, name: &str) -> Option<&Storage> {
+        self.accepted.as_ref()?.document.storage(name)
+    }
+}
+
 /// What is to be made durable in one go.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Changes {
@@ -208,6 +235,8 @@ pub struct Changes {
     pub apps: Vec<AppRecord>,
     /// Jobs as they are from now on.
     pub jobs: Vec<JobRecord>,
+    /// Environments as they are from now on.
+    pub environments: Vec<EnvironmentRecord>,
     /// The counters as they are from now on.
     pub device: Option<DeviceRecord>,
     /// Events that enter the outbox.

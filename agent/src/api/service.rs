@@ -139,6 +139,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         let accepted = answer.await?.map_err(|refusal| refused(&refusal, String::new()))?;
         Ok(Response::new(v1::ApplyReply {
             name: accepted.name,
+            kind: accepted.kind.word().to_owned(),
             changed: accepted.changed,
             warnings: accepted.warnings.iter().map(wire::finding).collect(),
         }))
@@ -203,6 +204,14 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {
         let events = streams::events(self.published.recent.clone(), request.get_ref().follow);
         Ok(Response::new(streams::until(self.stop.clone(), events)))
+    }
+
+    async fn environments(
+        &self,
+        _: Request<v1::EnvironmentsRequest>,
+    ) -> Answer<v1::EnvironmentsReply> {
+        let environments = self.statuses().environments.values().map(wire::environment).collect();
+        Ok(Response::new(v1::EnvironmentsReply { environments }))
     }
 
     async fn images(&self, request: Request<v1::ImagesRequest>) -> Answer<v1::ImagesReply> {

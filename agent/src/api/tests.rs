@@ -14,8 +14,8 @@ use domain::model::{Digest, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use domain::status::{
-    AppStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState, ReplicaStatus,
-    RevisionStatus, RunningState, RunningStatus, Source, Statuses,
+    AppStatus, EnvironmentStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState,
+    ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source, Statuses, StorageStatus,
 };
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
@@ -30,7 +30,7 @@ use tracing::info_span;
 use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
 use super::*;
 use crate::clock::Clock;
-use crate::inbox::{Accepted, INBOX_DEPTH, Refusal, Request};
+use crate::inbox::{Accepted, INBOX_DEPTH, Kind, Refusal, Request};
 use crate::published::{DeviceState, Publisher, channels};
 use crate::tasks::Tasks;
 
@@ -104,6 +104,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 let answer = match text.as_str() {
                     "name: hello" => Ok(Accepted {
                         name: "hello".to_owned(),
+                        kind: Kind::App,
                         changed: true,
                         warnings: vec![finding("location", Reason::NoMeaningHere, "ignored")],
                     }),
@@ -133,6 +134,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
             | Request::Traffic { .. }
             | Request::Secret { .. }
             | Request::Secrets { .. }
+            | Request::DeleteEnvironment { .. }
             | Request::Connecting { .. }
             | Request::Delivered { .. } => {
                 panic!("the API does not ask this: {request:?}")
@@ -164,7 +166,28 @@ fn statuses() -> Statuses {
     shop.lan_name = String::new();
     (shop.latest_revision, shop.latest_ready_revision) = (None, None);
     let apps = [hello, shop].map(|app| (app.app.clone(), app));
-    Statuses { apps: apps.into(), ..Statuses::default() }
+    let environments = [environment()].map(|one| (one.environment.clone(), one));
+    Statuses { apps: apps.into(), environments: environments.into(), ..Statuses::default() }
+}
+
+fn environment() -> EnvironmentStatus {
+    let storage = |name: &str, reason, details: &str| StorageStatus {
+        name: name.to_owned(),
+        reason,
+        details: details.to_owned(),
+    };
+    let forbidden = Some(Reason::StorageNotAllowed);
+    EnvironmentStatus {
+        environment: "default".to_owned(),
+        generation: 1,
+        digest: None,
+        source: Some(Source::Mqtt),
+        storages: vec![storage("data", None, "/srv/data"), storage("etc", forbidden, "/etc")],
+        apps: 2,
+        warnings: Vec::new(),
+        error: None,
+        updated: hello().updated,
+    }
 }
 
 fn hello() -> AppStatus {

@@ -78,6 +78,8 @@ pub(super) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// List the environments and their storages
+    Environments,
     /// List or import images
     Images {
         #[command(subcommand)]

@@ -36,6 +36,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         | Command::Replicas { .. }
         | Command::Logs(_)
         | Command::Events { .. }
+        | Command::Environments
         | Command::Images { .. }
         | Command::Start { .. }
         | Command::Stop { .. }
@@ -90,6 +91,11 @@ async fn ask(
         }
         Command::Logs(args) => follow::logs(agent, console, output, args).await,
         Command::Events { follow } => follow::events(agent, console, output, follow).await,
+        Command::Environments => {
+            let reply = agent.environments(brief(v1::EnvironmentsRequest {})).await?.into_inner();
+            let now = console.now;
+            console.answer(output, &reply.environments, |all| show::environments(all, now))
+        }
         Command::Images { command: None | Some(ImagesCommand::Ls) } => {
             let images = agent.images(brief(v1::ImagesRequest {})).await?.into_inner().images;
             console.answer(output, &images, |images| show::images(images))
@@ -144,9 +150,10 @@ async fn apply(
         }
     }
     console.answer(output, &reply, |reply| {
-        format!("app {:?} {}\n", reply.name, if reply.changed { "accepted" } else { "unchanged" })
+        let what = if reply.changed { "accepted" } else { "unchanged" };
+        format!("{} {:?} {what}\n", reply.kind, reply.name)
     })?;
-    if !wait {
+    if !wait || reply.kind == "environment" {
         return Ok(());
     }
     let stale = before.get(&reply.name).filter(|before| reply.changed && **before != digest);

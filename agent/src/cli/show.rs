@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use domain::model::WallTime;
 use domain::reason::Reason;
-use skerry_proto::v1::{AppStatus, DeviceReply, Finding, Image, ReplicaStatus, RevisionStatus};
+use skerry_proto::v1::{
+    AppStatus, DeviceReply, EnvironmentStatus, Finding, Image, ReplicaStatus, RevisionStatus,
+};
 
 use super::age::age;
 use super::error::finding;
@@ -63,6 +65,28 @@ pub(super) fn replicas<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) ->
             replica.address.clone(),
             replica.restart_count.to_string(),
             replica.reason.clone(),
+        ]);
+    }
+    table.render()
+}
+
+/// `skerry environments`.
+pub(super) fn environments(environments: &[EnvironmentStatus], now: WallTime) -> String {
+    if environments.is_empty() {
+        return "no environments\n".to_owned();
+    }
+    let mut table = Table::new(["ENVIRONMENT", "APPS", "STORAGES", "SOURCE", "UPDATED", "REASON"]);
+    for one in environments {
+        let storages: Vec<&str> = one.storages.iter().map(|one| one.name.as_str()).collect();
+        let of_error = one.error.iter().map(|error| error.reason.as_str());
+        let mut reasons = of_error.chain(one.storages.iter().map(|one| one.reason.as_str()));
+        table.row([
+            one.environment.clone(),
+            one.apps.to_string(),
+            storages.join(","),
+            one.source.clone(),
+            age(&one.updated_time, now),
+            reasons.find(|reason| !reason.is_empty()).unwrap_or_default().to_owned(),
         ]);
     }
     table.render()

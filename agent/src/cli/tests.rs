@@ -218,6 +218,12 @@ async fn revisions_and_replicas_stand_in_columns() {
 }
 
 #[tokio::test]
+async fn environments_stand_in_columns_with_their_storages() {
+    check("environments", expect![[""]]).await;
+    check("environments -o yaml", expect![[""]]).await;
+}
+
+#[tokio::test]
 async fn json_is_what_stands_on_mqtt() {
     let agent = FakeAgent::start();
     let text = skerry(&agent.socket, "show hello -o json").await;

@@ -1,7 +1,7 @@
 //! Durable state, in sled, with a copy beside it.
 //!
 //! ```text
-//!   state/            sled: apps, jobs, device, outbox      one record a key, one version byte a record
+//!   state/            sled: apps, jobs, environments, device, outbox   one record a key, one version byte a record
 //!   desired.snapshot  the same but the outbox               one file, written anew after each change
 //! ```
 //!
@@ -57,6 +57,7 @@ struct Trees {
     db: sled::Db,
     apps: sled::Tree,
     jobs: sled::Tree,
+    environments: sled::Tree,
     device: sled::Tree,
     outbox: sled::Tree,
 }
@@ -78,8 +79,8 @@ impl SledStore {
             }
         };
         let sequence = sequence(&trees.device);
-        let (mut state, outbox) =
-            record::load(&trees.apps, &trees.jobs, &trees.device, &trees.outbox);
+        let Trees { apps, jobs, environments, device, outbox, .. } = &trees;
+        let (mut state, outbox) = record::load(apps, jobs, environments, device, outbox);
         let mut store =
             Self { dir: dir.to_owned(), trees: Some(trees), sequence, state: State::default() };
         if let Some((copied, copy_sequence)) = copy
@@ -92,6 +93,7 @@ impl SledStore {
             let everything = Changes {
                 apps: state.apps.values().cloned().collect(),
                 jobs: state.jobs.values().cloned().collect(),
+                environments: state.environments.values().cloned().collect(),
                 device: Some(state.device.clone()),
                 ..Changes::default()
             };
@@ -116,7 +118,9 @@ impl SledStore {
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
-        let desired = !changes.apps.is_empty() || !changes.jobs.is_empty();
+        let desired = !changes.apps.is_empty()
+            || !changes.jobs.is_empty()
+            || !changes.environments.is_empty();
         let sequence = self.sequence + u64::from(desired);
         let path = self.dir.join(snapshot::NAME);
         let mut state = self.state.clone();
@@ -150,6 +154,8 @@ fn apply(state: &mut State, changes: &Changes) {
     state.apps.extend(apps);
     let jobs = changes.jobs.iter().map(|job| (job.name.clone(), job.clone()));
     state.jobs.extend(jobs);
+    let environments = changes.environments.iter().map(|one| (one.name.clone(), one.clone()));
+    state.environments.extend(environments);
     if let Some(device) = &changes.device {
         state.device = device.clone();
     }
@@ -176,6 +182,11 @@ fn put(trees: &Trees, changes: &Changes, sequence: u64) -> sled::Result<()> {
         jobs.insert(job.name.as_str(), record::job(job));
     }
     trees.jobs.apply_batch(jobs)?;
+    let mut environments = sled::Batch::default();
+    for one in &changes.environments {
+        environments.insert(one.name.as_str(), record::environment(one));
+    }
+    trees.environments.apply_batch(environments)?;
     let mut outbox = sled::Batch::default();
     for event in &changes.events {
         outbox.insert(&event.id.to_be_bytes(), record::event(event));
@@ -205,6 +216,7 @@ fn open_trees(dir: &Path) -> Result<Trees, String> {
         Ok(Trees {
             apps: db.open_tree("apps")?,
             jobs: db.open_tree("jobs")?,
+            environments: db.open_tree("environments")?,
             device: db.open_tree("device")?,
             outbox: db.open_tree("outbox")?,
             db,
@@ -235,8 +247,12 @@ fn sequence(device: &sled::Tree) -> u64 {
 
 /// Refuses what the disk has no room for before sled meets the end of it: sled does not forgive that.
 fn check_space(dir: &Path, changes: &Changes) -> Result<(), StoreError> {
-    let payloads = changes.apps.iter().filter_map(|app| app.accepted.as_ref());
-    let bytes: u64 = payloads.map(|accepted| accepted.payload.len() as u64).sum();
+    let apps = changes.apps.iter().filter_map(|app| Some(&app.accepted.as_ref()?.payload));
+    let jobs = changes.jobs.iter().filter_map(|job| Some(&job.accepted.as_ref()?.payload));
+    let environments =
+        changes.environments.iter().filter_map(|one| Some(&one.accepted.as_ref()?.payload));
+    let payloads = apps.chain(jobs).chain(environments);
+    let bytes: u64 = payloads.map(|payload| payload.len() as u64).sum();
     let space = nix::sys::statvfs::statvfs(dir)
         .map_err(|error| failed("look at the free space", dir, &error.into()))?;
     let free = space.blocks_available().saturating_mul(space.fragment_size());

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::document::{AppDocument, Document, ScaleTarget, Template, TrafficEntry, parse};
+use domain::document::{
+    AppDocument, Document, Parsed, ScaleTarget, Template, TrafficEntry, parse, parse_environment,
+};
 use domain::event::Event;
 use domain::model::{Digest, Moment, WallTime};
 use domain::reason::Reason;
 use domain::replica::{ResolvedImage, Trouble};
-use domain::state::{Accepted, AppRecord, DeviceRecord, Entered, JobRecord, RevisionRecord, State};
+use domain::state::{
+    Accepted, AppRecord, DeviceRecord, Entered, EnvironmentRecord, JobRecord, RevisionRecord, State,
+};
 use domain::status::{Phase, Source};
 use skerry_proto::record as stored;
 use tracing::warn;
@@ -21,6 +25,7 @@ use super::{DEVICE_KEY, device_message, unversioned, versioned};
 pub(super) fn load(
     apps: &sled::Tree,
     jobs: &sled::Tree,
+    environments: &sled::Tree,
     device: &sled::Tree,
     outbox: &sled::Tree,
 ) -> (State, Vec<Event>) {
@@ -30,6 +35,9 @@ pub(super) fn load(
     }
     for job in values(jobs, "job", |message| read_job(&message)) {
         state.jobs.insert(job.name.clone(), job);
+    }
+    for one in values(environments, "environment", |message| read_environment(&message)) {
+        state.environments.insert(one.name.clone(), one);
     }
     let counters = device.get(DEVICE_KEY).ok().flatten();
     state.device = counters
@@ -63,6 +71,11 @@ pub(super) fn app(app: &AppRecord) -> Vec<u8> {
 /// A job's record.
 pub(super) fn job(job: &JobRecord) -> Vec<u8> {
     versioned(&job_message(job))
+}
+
+/// An environment's record.
+pub(super) fn environment(environment: &EnvironmentRecord) -> Vec<u8> {
+    versioned(&environment_message(environment))
 }
 
 /// The counters' record.
@@ -152,6 +165,20 @@ pub(super) fn job_message(job: &JobRecord) -> stored::Job {
     }
 }
 
+/// An environment as it is stored.
+pub(super) fn environment_message(environment: &EnvironmentRecord) -> stored::Environment {
+    let accepted = environment.accepted.as_ref();
+    stored::Environment {
+        name: environment.name.to_string(),
+        source: environment.source.word().to_owned(),
+        generation: environment.generation,
+        document: accepted.map(|accepted| accepted.payload.to_vec()).unwrap_or_default(),
+        digest: text(accepted.map(|accepted| &accepted.digest)),
+        received: received_message(&environment.received),
+        removed: environment.removed,
+    }
+}
+
 fn revision_message(revision: &RevisionRecord) -> stored::Revision {
     let image = |image: &ResolvedImage| stored::Image {
         reference: image.reference.clone(),
@@ -220,7 +247,7 @@ pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
 fn app_of(accepted: &Accepted<Document>) -> Option<Accepted<AppDocument>> {
     match &*accepted.document {
         Document::App(document) => Some(accepted.of(&**document)),
-        Document::Job(_) => None,
+        Document::Job(_) | Document::Environment(_) => None,
     }
 }
 
@@ -239,7 +266,7 @@ pub(super) fn read_job(message: &stored::Job) -> Option<JobRecord> {
         None => None,
         Some(accepted) => match &*accepted.document {
             Document::Job(document) => Some(accepted.of(&**document)),
-            Document::App(_) => return None,
+            Document::App(_) | Document::Environment(_) => return None,
         },
     };
     Some(JobRecord {
@@ -252,8 +279,31 @@ pub(super) fn read_job(message: &stored::Job) -> Option<JobRecord> {
     })
 }
 
+/// An environment from its stored shape.
+pub(super) fn read_environment(message: &stored::Environment) -> Option<EnvironmentRecord> {
+    let accepted = match accepted_by(parse_environment, &message.document) {
+        None => None,
+        Some(accepted) => match &*accepted.document {
+            Document::Environment(document) => Some(accepted.of(&**document)),
+            Document::App(_) | Document::Job(_) => return None,
+        },
+    };
+    Some(EnvironmentRecord {
+        name: message.name.parse().ok()?,
+        source: source(&message.source)?,
+        generation: message.generation,
+        accepted,
+        received: read_received(&message.received),
+        removed: message.removed,
+    })
+}
+
 /// The document in force is stored as it came and read again by the one parser there is.
 fn accepted(payload: &[u8]) -> Option<Accepted<Document>> {
+    accepted_by(parse, payload)
+}
+
+fn accepted_by(parse: impl FnOnce(&[u8]) -> Parsed, payload: &[u8]) -> Option<Accepted<Document>> {
     if payload.is_empty() {
         return None;
     }

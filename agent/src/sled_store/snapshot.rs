@@ -12,7 +12,10 @@ use domain::state::State;
 use skerry_proto::record::Snapshot;
 use tracing::warn;
 
-use super::record::{app_message, job_message, read_app, read_device, read_job};
+use super::record::{
+    app_message, environment_message, job_message, read_app, read_device, read_environment,
+    read_job,
+};
 use super::{device_message, sync_dir, unversioned, versioned};
 
 /// Its name in the folder of the state.
@@ -27,6 +30,7 @@ pub(super) fn stage(path: &Path, state: &State, sequence: u64) -> io::Result<()>
         device: Some(device_message(&state.device)),
         apps: state.apps.values().map(app_message).collect(),
         jobs: state.jobs.values().map(job_message).collect(),
+        environments: state.environments.values().map(environment_message).collect(),
     });
     let next = path.with_extension("next");
     let mut file = File::create(&next)?;
@@ -74,6 +78,9 @@ fn decode(bytes: &[u8]) -> Option<(State, u64)> {
     }
     for job in snapshot.jobs.iter().filter_map(read_job) {
         state.jobs.insert(job.name.clone(), job);
+    }
+    for one in snapshot.environments.iter().filter_map(read_environment) {
+        state.environments.insert(one.name.clone(), one);
     }
     state.device = snapshot.device.as_ref().map(read_device).unwrap_or_default();
     Some((state, snapshot.sequence))

@@ -2,12 +2,13 @@
 
 use std::fs;
 
+use domain::allowances::Allowances;
 use domain::document::ScaleTarget;
 use domain::event::Event;
 use domain::intake::{self, Incoming, Verdict};
 use domain::model::WallTime;
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes, DeviceRecord};
+use domain::state::{AppRecord, Changes, DeviceRecord, EnvironmentRecord};
 use domain::status::{Phase, Source};
 
 use super::*;
@@ -30,13 +31,26 @@ fn record() -> AppRecord {
         source: Source::Mqtt,
         payload: DOCUMENT,
         force: false,
-        allowances: &domain::allowances::Allowances::default(),
+        allowances: &Allowances::default(),
     };
     let verdict = intake::app(None, &parsed.name, *document, parsed.warnings, incoming);
     let Verdict::Changed(mut record) = verdict else { panic!("{verdict:?}") };
     record.revisions[0].phase = Phase::Committed;
     record.revisions[0].was_ready = true;
     record.scale = ScaleTarget { replicas: Some(2), ..ScaleTarget::default() };
+    *record
+}
+
+fn environment() -> EnvironmentRecord {
+    let payload =
+        b"storages: [{name: data, path: /srv/data, readOnly: true}]\nskerry: {generation: 4}\n";
+    let parsed = intake::take_environment_apart(payload, "shop").unwrap();
+    let allowances = Allowances { storages: vec!["/srv".to_owned()], ..Allowances::default() };
+    let incoming =
+        Incoming { source: Source::Mqtt, payload, force: false, allowances: &allowances };
+    let verdict =
+        intake::environment(None, &parsed.name, parsed.document, parsed.warnings, incoming);
+    let Verdict::Changed(record) = verdict else { panic!("{verdict:?}") };
     *record
 }
 
@@ -80,6 +94,29 @@ fn what_was_committed_is_there_after_a_restart() {
     drop(store);
     let (_, loaded) = SledStore::open(dir.path()).unwrap();
     assert_eq!(loaded.outbox, [event(8)]);
+}
+
+#[test]
+fn an_environment_is_kept_by_the_store_and_by_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    let gone = EnvironmentRecord {
+        name: "gone".parse().unwrap(),
+        accepted: None,
+        removed: true,
+        ..environment()
+    };
+    let environments = vec![environment(), gone.clone()];
+    store.commit(&Changes { environments: environments.clone(), ..Changes::default() }).unwrap();
+    drop(store);
+    for rebuilt in [false, true] {
+        if rebuilt {
+            fs::remove_dir_all(dir.path().join("state")).unwrap();
+        }
+        let (_, loaded) = SledStore::open(dir.path()).unwrap();
+        let known: Vec<_> = loaded.state.environments.into_values().collect();
+        assert_eq!(known, [gone.clone(), environment()], "rebuilt: {rebuilt}");
+    }
 }
 
 #[test]

@@ -64,6 +64,15 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(name, node)| name == key && node.value != Value::Null)
     }
 
+    /// The text of `key` as it was written, without judging it.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        let entry = self.entries.iter().find(|(name, _)| name == key);
+        entry.and_then(|(_, node)| match &node.value {
+            Value::Scalar(text) => Some(text.as_str()),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        })
+    }
+
     /// Where the value of `key` stands; where the mapping stands if it is not given.
     pub(super) fn position(&self, key: &str) -> Position {
         let entry = self.entries.iter().find(|(name, _)| name == key);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Memory, ReplicaView, World, fleet, trouble};
+use super::{Memory, ReplicaView, World, fleet, storages, trouble};
 use crate::document::{AppDocument, EnvValue, VolumeSource};
 use crate::ipam;
 use crate::model::ReplicaName;
@@ -54,6 +54,7 @@ pub(super) fn fresh(
     };
     check_secrets(document, revision)?;
     world.settings.allowances.still_permit(&revision.template.extras)?;
+    storages::check(&document.environment, &revision.template, world)?;
     let mut taken = fleet::addresses(world);
     taken.extend(memory.last_address(&document.environment));
     let last = memory.last_address(&document.environment);
@@ -98,7 +99,7 @@ fn order(
         images: revision.images.clone(),
         variables: variables(document, revision, &record.name, &replica, &suffix),
         secrets: secrets(document),
-        storages: BTreeMap::new(),
+        storages: storages::places(environment, &revision.template, world),
         place: Place {
             bridge: environment.bridge(),
             subnet,

@@ -12,10 +12,10 @@ use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
     ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
-    Survey, Trouble,
+    StoragePlace, Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
-use domain::status::{AppStatus, Source};
+use domain::status::{AppStatus, EnvironmentStatus, Source};
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -57,6 +57,10 @@ pub(super) struct World {
     pub(super) endless: BTreeSet<String>,
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
+    /// No volume can be made.
+    pub(super) volume_trouble: Option<Trouble>,
+    /// The storages of the latest order.
+    pub(super) storages: BTreeMap<String, StoragePlace>,
     pub(super) survey: Survey,
     boot: u32,
 }
@@ -125,6 +129,10 @@ impl Runtime for Shared {
 
     async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.reach().await?;
+        if let Some(trouble) = self.lock().volume_trouble.clone() {
+            return Err(RuntimeError::Failed(trouble));
+        }
+        self.lock().storages.clone_from(&order.storages);
         let containers = order.template.containers.iter();
         let replica = ObservedReplica {
             app: order.app.clone(),
@@ -232,6 +240,9 @@ impl Store for Shared {
         for app in &changes.apps {
             world.stored.apps.insert(app.name.clone(), app.clone());
         }
+        for one in &changes.environments {
+            world.stored.environments.insert(one.name.clone(), one.clone());
+        }
         if let Some(device) = &changes.device {
             world.stored.device = device.clone();
         }
@@ -272,7 +283,10 @@ impl Board {
             netns_dir: "/run/skerry/netns".into(),
             boot: format!("boot-{boot}"),
             host_allowed: false,
-            allowances: domain::allowances::Allowances::default(),
+            allowances: domain::allowances::Allowances {
+                storages: vec!["/srv/allowed".to_owned(), "LABEL=data".to_owned()],
+                ..domain::allowances::Allowances::default()
+            },
         };
         let reconciler = Reconciler::new(Parts {
             runtime: shared.clone(),
@@ -378,6 +392,38 @@ impl Board {
 
     pub(super) async fn send_job(&self, job: &str, document: &str) -> Result<Accepted, Refusal> {
         self.document(Source::Mqtt, Subject::Job(job.to_owned()), document, false).await
+    }
+
+    pub(super) async fn send_environment(
+        &self,
+        environment: &str,
+        document: &str,
+    ) -> Result<Accepted, Refusal> {
+        let subject = Subject::Environment(environment.to_owned());
+        self.document(Source::Mqtt, subject, document, false).await
+    }
+
+    pub(super) async fn delete_environment(
+        &self,
+        source: Source,
+        environment: &str,
+    ) -> Result<(), Refusal> {
+        let environment = environment.parse().unwrap();
+        self.ask(|reply| Request::DeleteEnvironment { source, environment, reply }).await
+    }
+
+    /// Waits for an environment's status.
+    pub(super) async fn until_environment(
+        &mut self,
+        environment: &str,
+        wanted: impl Fn(&EnvironmentStatus) -> bool,
+    ) -> EnvironmentStatus {
+        let of = |statuses: &domain::status::Statuses| {
+            statuses.environments.get(environment).filter(|status| wanted(status)).cloned()
+        };
+        let level = self.published.statuses.wait_for(|statuses| of(statuses).is_some());
+        let reached = timeout(PATIENCE, level).await.expect("reached in time");
+        of(&reached.expect("the loop runs")).expect("it was reached")
     }
 
     pub(super) async fn delete(&self, source: Source, app: &str) -> Result<(), Refusal> {

@@ -33,6 +33,13 @@ fn keys_of_features() -> BTreeMap<String, String> {
                 ("scaleTiming", _) => "cooldownPeriod`, `pollingInterval",
                 ("dapr", _) => "dapr.enabled",
                 ("domainTls", _) => "customDomains[].bindingType",
+                ("certificates" | "daprComponents" | "httpRouteConfigs", Some(key)) => {
+                    keys.insert(
+                        feature.to_owned(),
+                        format!("environment: {}", key.trim_end_matches('"')),
+                    );
+                    continue;
+                }
                 ("sticky", _) => "stickySessions.affinity",
                 (_, Some(key)) => key.trim_end_matches('"'),
                 (_, None) => panic!("which key is {key} of {feature}?"),
@@ -47,6 +54,7 @@ fn keys_of_features() -> BTreeMap<String, String> {
 fn mapping(file: &str) -> &'static str {
     match file {
         "skerry" => "skerry.",
+        "environment" => "",
         "configuration" => "configuration.",
         "ingress" => "configuration.ingress.",
         "scale" => "template.scale.",
@@ -69,6 +77,7 @@ fn place(place: Place) -> &'static str {
         Place::Template => "properties.template.",
         Place::Container => "properties.template.containers[].",
         Place::Resources => "properties.template.containers[].resources.",
+        Place::EnvironmentProperties => "environment: properties.",
         Place::Probe => "properties.template.containers[].probes[].",
         other => panic!("say where {other:?} lies"),
     }

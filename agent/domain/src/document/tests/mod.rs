@@ -1,5 +1,6 @@
 //! Documents as people write them, and what they are told.
 
+mod environment;
 mod errors;
 mod guide;
 mod intake;
@@ -30,6 +31,7 @@ fn app(text: &str) -> AppDocument {
     match parse(text.as_bytes()).document {
         Ok(Document::App(app)) => *app,
         Ok(Document::Job(_)) => panic!("this is a job"),
+        Ok(Document::Environment(_)) => panic!("this is an environment"),
         Err(errors) => panic!("refused:\n{}", lines(&errors)),
     }
 }
