@@ -240,7 +240,7 @@ impl Upstream {
     }
 
     /// An idle link. For a request that is not sent `again`, one that the replica has not closed by now.
-    fn take(&self, again: bool) -> Option<Link> {
+    pub(super) fn take(&self, again: bool) -> Option<Link> {
         let mut links = self.links();
         let Shelf { fresh, stale } = &mut *links;
         for side in [fresh, stale] {
