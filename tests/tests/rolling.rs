@@ -249,7 +249,8 @@ async fn sockets(load: Arc<Load>) -> Result<()> {
 
 /// Brings a version out and waits until it has the traffic.
 fn roll(stage: &Stage, version: u32) -> Result<Instant> {
-    stage.control.desire("rolling", app(version, GRACE))?;
+    // An app as bad as can be: what is open when it gets SIGTERM is cut.
+    stage.control.desire("rolling", app(version, GRACE).env("QUICK_TERM", "1"))?;
     let name = format!("rolling--{version:07}");
     stage.control.await_status("rolling", |status| {
         status["latestReadyRevisionName"] == name.as_str()
