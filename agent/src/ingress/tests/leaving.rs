@@ -60,12 +60,12 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     let shared = Arc::new(Shared::new(settings(), routes_rx, Tasks::default()));
     // Replicas up to this one are stopped.
     let stopped = Arc::new(AtomicU16::new(0));
-    let (strays, served) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (strays, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let over = Arc::new(AtomicBool::new(false));
     for _ in 0..8 {
         let (shared, stopped, over) =
             (Arc::clone(&shared), Arc::clone(&stopped), Arc::clone(&over));
-        let (strays, served) = (Arc::clone(&strays), Arc::clone(&served));
+        let (strays, requests) = (Arc::clone(&strays), Arc::clone(&requests));
         Tasks::default().spawn_short(Span::none(), async move {
             while !over.load(Ordering::SeqCst) {
                 let mut errand = Errand::new("hello", &Side::Lan);
@@ -79,7 +79,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
                     strays.fetch_add(1, Ordering::SeqCst);
                 }
                 drop(busy);
-                served.fetch_add(1, Ordering::SeqCst);
+                requests.fetch_add(1, Ordering::SeqCst);
             }
         });
     }
@@ -91,7 +91,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     }
     over.store(true, Ordering::SeqCst);
     assert_eq!(strays.load(Ordering::SeqCst), 0);
-    assert!(usize::from(ROUNDS) < served.load(Ordering::SeqCst), "hardly anything was served");
+    assert!(usize::from(ROUNDS) < requests.load(Ordering::SeqCst), "hardly anything was requests");
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use super::world::{Board, document};
 /// A document whose replicas get so many seconds.
 fn graceful(tag: &str, generation: u64, grace: u32) -> String {
     let grace = format!("    terminationGracePeriodSeconds: {grace}\n    scale:");
-    document("hello", tag, generation).replacen("    scale:", &grace, 1)
+    let document = document("hello", tag, generation).replacen("    scale:", &grace, 1);
+    document.replacen("skerry: {", "skerry: {probationSeconds: 0, ", 1)
 }
 
 /// A board where a second version has just taken over from the first, whose replica has requests open, and when.

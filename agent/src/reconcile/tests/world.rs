@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::info_span;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::drain::Drain;
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
 use crate::network::{Network, NetworkError, ObservedNetwork};
@@ -292,6 +292,7 @@ impl Board {
             store: shared.clone(),
             loaded: Loaded { state, ..Loaded::default() },
             clock: Clock::default(),
+            zone_files: ZoneFiles::of_the_board(),
             settings,
             tasks: tasks.clone(),
             inbox: requests,
