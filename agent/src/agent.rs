@@ -193,9 +193,16 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
     let wires = Wires::default();
     let network = Netlink::new(config, [80], wires.redirects.subscribe());
+    let ingress = Ingress::new(
+        ingress::Settings::new(config.ingress.http),
+        published.routes.clone(),
+        wires.troubles.clone(),
+        tasks.clone(),
+    );
     let reconciler = Reconciler::new(Parts {
         runtime: runtime.clone(),
         network: network.clone(),
+        drain: ingress.drain(),
         store,
         loaded,
         clock,
@@ -207,12 +214,6 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         publisher: levels,
         durable_events: broker.is_some(),
     });
-    let ingress = Ingress::new(
-        ingress::Settings::new(config.ingress.http),
-        published.routes.clone(),
-        wires.troubles.clone(),
-        tasks.clone(),
-    );
     info!(version = env!("CARGO_PKG_VERSION"), device = config.device.id, "skerry starts");
     tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));

@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, ZoneFiles};
+use crate::drain::Drain;
 use crate::inbox::{INBOX_DEPTH, Kind, Request};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
@@ -82,6 +83,7 @@ const REFUSALS_KEPT: usize = 64;
 pub struct Reconciler<R, N, S> {
     runtime: R,
     network: N,
+    drain: Arc<dyn Drain>,
     /// Away only while a commit runs on a thread that may block.
     store: Option<S>,
     clock: Clock,
@@ -189,6 +191,8 @@ pub struct Parts<R, N, S> {
     pub runtime: R,
     /// The board's network.
     pub network: N,
+    /// Whoever serves requests.
+    pub drain: Arc<dyn Drain>,
     /// Durable state.
     pub store: S,
     /// What it held at start.
@@ -219,6 +223,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let mut this = Self {
             runtime: parts.runtime,
             network: parts.network,
+            drain: parts.drain,
             store: Some(parts.store),
             clock: parts.clock,
             settings: parts.settings,

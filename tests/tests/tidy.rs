@@ -25,6 +25,7 @@ const ADAPTERS: &[&str] = &[
 const PORTS: &[&str] = &[
     "clock",
     "config",
+    "drain",
     "inbox",
     "network",
     "published",

@@ -16,12 +16,15 @@ use domain::replica::{
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, EnvironmentStatus, Source};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info_span;
 
 use crate::clock::{Clock, ZoneFiles};
+use crate::drain::Drain;
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
@@ -62,6 +65,10 @@ pub(super) struct World {
     /// The storages of the latest order.
     pub(super) storages: BTreeMap<String, StoragePlace>,
     pub(super) survey: Survey,
+    /// Requests are open, to whichever replica.
+    pub(super) open: bool,
+    /// When each replica was told to stop.
+    pub(super) stops: BTreeMap<ReplicaName, Instant>,
     boot: u32,
 }
 
@@ -179,7 +186,9 @@ impl Runtime for Shared {
 
     async fn stop(&self, replica: &ReplicaName, _: Duration) -> Result<(), RuntimeError> {
         self.reach().await?;
-        self.lock().replicas.remove(replica);
+        let mut world = self.lock();
+        world.replicas.remove(replica);
+        world.stops.insert(replica.clone(), Instant::now());
         Ok(())
     }
 
@@ -191,6 +200,18 @@ impl Runtime for Shared {
     async fn listening(&self, _: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
         self.reach().await?;
         Ok(Vec::new())
+    }
+}
+
+impl Drain for Shared {
+    fn drained(&self, _: &ReplicaName) -> BoxFuture<'static, ()> {
+        let shared = self.clone();
+        let drained = async move {
+            while shared.lock().open {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        drained.boxed()
     }
 }
 
@@ -291,6 +312,7 @@ impl Board {
         let reconciler = Reconciler::new(Parts {
             runtime: shared.clone(),
             network: shared.clone(),
+            drain: Arc::new(shared.clone()),
             store: shared.clone(),
             loaded: Loaded { state, ..Loaded::default() },
             clock: Clock::default(),
