@@ -8,7 +8,8 @@ use crate::allowances::Allowances;
 use crate::document::{AppDocument, Document, Finding, JobDocument, Template, parse};
 use crate::model::{AppName, Digest, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
-use crate::state::{Accepted, AppRecord, JobRecord, RevisionRecord};
+use crate::secrets;
+use crate::state::{AppRecord, JobRecord, RevisionRecord};
 use crate::status::{Phase, Source};
 
 /// A document on its way in.
@@ -87,7 +88,7 @@ pub fn take_apart(payload: &[u8], sent_to: Option<&str>) -> Result<Parsed, Vec<F
 pub fn app(
     known: Option<&AppRecord>,
     name: &AppName,
-    document: AppDocument,
+    mut document: AppDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<AppRecord> {
@@ -120,12 +121,12 @@ pub fn app(
         return Verdict::Refused(vec![finding]);
     }
     record.removed = false;
-    record.accepted = Some(Accepted {
-        payload: incoming.payload.into(),
-        digest,
-        document: Arc::new(document),
-        warnings,
-    });
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    record.accepted = match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    };
+    secrets::forget_unlisted(&mut record);
     Verdict::Changed(Box::new(record))
 }
 
@@ -135,6 +136,7 @@ pub fn remove(record: &mut AppRecord) {
     record.accepted = None;
     record.stopped = false;
     record.scale = crate::document::ScaleTarget::default();
+    record.secrets.clear();
     // The names stay taken while replicas go; a new app of this name starts its counter where this one ended.
     record.revisions.clear();
 }
@@ -143,7 +145,7 @@ pub fn remove(record: &mut AppRecord) {
 pub fn job(
     known: Option<&JobRecord>,
     name: &AppName,
-    document: JobDocument,
+    mut document: JobDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<JobRecord> {
@@ -155,6 +157,7 @@ pub fn job(
         accepted: None,
         received: std::collections::BTreeMap::new(),
         removed: false,
+        secrets: std::collections::BTreeMap::new(),
     });
     let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
     let last = record.received.get(&incoming.source).copied();
@@ -175,12 +178,17 @@ pub fn job(
     record.source = incoming.source;
     record.generation = document.skerry.generation.unwrap_or(record.generation);
     record.removed = document.skerry.absent;
-    record.accepted = (!document.skerry.absent).then(|| Accepted {
-        payload: incoming.payload.into(),
-        digest,
-        document: Arc::new(document),
-        warnings,
-    });
+    record.accepted = None;
+    if document.skerry.absent {
+        record.secrets.clear();
+        return Verdict::Changed(Box::new(record));
+    }
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => record.accepted = Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    }
+    secrets::forget_unlisted_of_job(&mut record);
     Verdict::Changed(Box::new(record))
 }
 

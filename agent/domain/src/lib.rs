@@ -25,6 +25,7 @@ pub mod probe;
 pub mod reason;
 pub mod replica;
 pub mod route;
+pub mod secrets;
 pub mod state;
 pub mod status;
 pub mod view;

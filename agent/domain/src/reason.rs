@@ -49,6 +49,8 @@ reasons! {
     HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
+    SealedValueUnreadable: "A sealed value does not open with this device's key.", "Seal it anew with the publicKey of the device's status: skerry secret seal.";
+    UnknownSecret: "The app has no value of this secret.", "See `skerry secret ls APP` for those there are.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
     // Warnings.
     Unsupported: "Skerry knows this key and does not act on it.", "Remove it, or read docs/aca.md for what takes its place.";
@@ -85,6 +87,7 @@ reasons! {
     VolumeFailed: "A volume could not be made.", "Read the details.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
+    SecretsLost: "Stored values of secrets do not open with the device's key.", "Bring the key back and restart the agent, or set the values again: skerry secret set APP NAME.";
     // The network.
     BridgeNameTaken: "The bridge's name belongs to an interface that is not Skerry's.", "Rename the interface, or the environment.";
     AddressPoolInUse: "The address pool overlaps a network that the board is in.", "Set [network] pool to a free range.";
@@ -116,6 +119,7 @@ reasons! {
     ReplicaStarted: "A replica was started.", "Nothing to do.";
     ReplicaStopped: "A replica was stopped.", "Nothing to do.";
     ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";
+    SecretChanged: "The value of a secret was set or removed by a person.", "Have it read: skerry revision restart REVISION.";
     AgentStarted: "The agent started.", "Nothing to do.";
     StoreRebuilt: "The state store would not open and was rebuilt from its copy.", "Check the disk; the damaged store lies beside the new one.";
     EventsDropped: "Events were dropped because the outbox was full.", "Nothing to do.";

@@ -29,9 +29,12 @@ mod support;
 mod template;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 pub use self::app::*;
 pub use self::findings::Finding;
 pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
 pub use self::probes::effective_probes;
+pub use self::rules::secret_name;
 pub use self::scale_target::ScaleTarget;
+pub use self::withheld::{Withheld, parse_withheld, withhold};

@@ -57,7 +57,8 @@ fn whole(reason: Reason, message: String) -> Finding {
     Finding { path: String::new(), reason, message, position: None }
 }
 
-fn document(node: &Node) -> Parsed {
+/// What a tree says.
+pub(super) fn document(node: &Node) -> Parsed {
     let found = Findings::default();
     let place = unwrap(node, &found);
     let read = place.and_then(|(path, node)| {
