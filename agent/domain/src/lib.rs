@@ -28,5 +28,6 @@ pub mod route;
 pub mod secrets;
 pub mod state;
 pub mod status;
+pub mod storage;
 pub mod view;
 pub mod zone;

@@ -88,6 +88,9 @@ reasons! {
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
     SecretsLost: "Stored values of secrets do not open with the device's key.", "Bring the key back and restart the agent, or set the values again: skerry secret set APP NAME.";
+    WaitingForWindow: "The new revision is ready and waits for its update window.", "Nothing to do; to switch at once, drop skerry.updateWindow.";
+    LockedByApp: "The new revision is ready and the running app holds its lock.", "Nothing to do; the app lets go by removing /run/skerry/lock in its container.";
+    TimeZoneUnknown: "The board knows no time zone of this name.", "Install the package tzdata, check the name, or use UTC.";
     // The network.
     BridgeNameTaken: "The bridge's name belongs to an interface that is not Skerry's.", "Rename the interface, or the environment.";
     AddressPoolInUse: "The address pool overlaps a network that the board is in.", "Set [network] pool to a free range.";

@@ -1,6 +1,6 @@
 //! Orders: all that an adapter needs to know to do one thing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Memory, ReplicaView, World, fleet, trouble};
@@ -90,6 +90,7 @@ fn order(
         images: revision.images.clone(),
         variables: variables(document, revision, &record.name, &replica, &suffix),
         secrets: secrets::known(record, document),
+        storages: BTreeMap::new(),
         place: Place {
             bridge: environment.bridge(),
             subnet,
