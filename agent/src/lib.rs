@@ -16,6 +16,7 @@
 pub mod clock;
 pub mod config;
 pub mod inbox;
+pub mod keys;
 pub mod network;
 pub mod published;
 pub mod reconcile;

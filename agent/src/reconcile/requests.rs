@@ -1,16 +1,20 @@
 //! Requests: what the loop is asked, and what it answers. Everything is checked before anything changes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use domain::document::{Document, Finding, ScaleTarget};
 use domain::intake::{self, Incoming, Verdict, refusal};
 use domain::model::{AppName, Digest, RevisionName};
 use domain::reason::Reason;
+use domain::secrets;
 use domain::state::{AppRecord, Changes, JobRecord};
 use domain::status::Source;
 use tracing::{info, warn};
 
 use super::{INBOX_DEPTH, Kind, REFUSALS_KEPT, Reconciler, Refused};
 use crate::inbox::{Accepted, Refusal, Request, Run, Subject};
+use crate::keys::DeviceKey;
 use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
@@ -84,7 +88,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if let Some(unchanged) = self.repeat(source, subject, &payload).filter(|_| !force) {
             return Ok(unchanged);
         }
-        let taken = take_apart(payload, sent_to.map(str::to_owned)).await;
+        let key = Arc::clone(&self.device_key);
+        let taken = take_apart(payload, sent_to.map(str::to_owned), key).await;
         let result = match taken {
             Ok((parsed, payload)) => {
                 let allowances = &self.settings.allowances.clone();
@@ -278,6 +283,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.refusals.remove(&(Kind::Job, job.name.to_string()));
         job.received.remove(&source);
         job.accepted = None;
+        job.secrets.clear();
         job.removed = true;
         let changes = Changes { jobs: vec![job], ..Changes::default() };
         self.commit(changes).await.map_err(|error| passing(&error))
@@ -340,13 +346,17 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 }
 
-/// Takes a document apart on a thread that may take its time: a large one must not hold up the others.
+/// Takes a document apart, and opens what is sealed in it, on a thread that may take its time: a large one must not hold
+/// up the others.
 async fn take_apart(
     payload: Bytes,
     sent_to: Option<String>,
+    key: Arc<DeviceKey>,
 ) -> Result<(intake::Parsed, Bytes), Vec<Finding>> {
     let task = tokio::task::spawn_blocking(move || {
-        intake::take_apart(&payload, sent_to.as_deref()).map(|parsed| (parsed, payload))
+        let mut parsed = intake::take_apart(&payload, sent_to.as_deref())?;
+        secrets::unseal(&mut parsed.document, |sealed| key.open(sealed))?;
+        Ok((parsed, payload))
     });
     task.await.unwrap_or_else(|_| {
         Err(vec![refusal(Reason::InvalidSyntax, "", "the document cannot be read")])

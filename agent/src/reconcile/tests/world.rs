@@ -23,6 +23,7 @@ use tracing::info_span;
 
 use crate::clock::Clock;
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::keys::Keys;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
 use crate::reconcile::{Parts, Reconciler};
@@ -264,7 +265,10 @@ impl Board {
             host_allowed: false,
             allowances: domain::allowances::Allowances::default(),
         };
+        let keys = tempfile::tempdir().unwrap();
+        let keys = Keys::load(keys.path(), None).unwrap();
         let reconciler = Reconciler::new(Parts {
+            device_key: Arc::new(keys.device),
             runtime: shared.clone(),
             network: shared.clone(),
             store: shared.clone(),
