@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod inbox;
+pub mod keys;
 pub mod network;
 pub mod published;
 pub mod reconcile;

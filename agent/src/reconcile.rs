@@ -46,6 +46,7 @@ use tracing::{debug, warn};
 use crate::clock::{Clock, ZoneFiles};
 use crate::drain::Drain;
 use crate::inbox::{INBOX_DEPTH, Kind, Request};
+use crate::keys::DeviceKey;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
 use crate::runtime::{Runtime, RuntimeError};
@@ -93,6 +94,9 @@ pub struct Reconciler<R, N, S> {
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     reports: Reports,
     publisher: Publisher,
+    device_key: Arc<DeviceKey>,
+    /// Secrets whose stored values could not be opened: whose, and their names.
+    lost_secrets: Vec<(String, String)>,
     /// Keep events on disk: there is a control plane to take them.
     durable_events: bool,
 
@@ -213,6 +217,8 @@ pub struct Parts<R, N, S> {
     pub publisher: Publisher,
     /// There is a control plane that takes events.
     pub durable_events: bool,
+    /// What opens sealed values.
+    pub device_key: Arc<DeviceKey>,
 }
 
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
@@ -232,6 +238,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             outcomes: mpsc::unbounded_channel(),
             reports: parts.reports,
             publisher: parts.publisher,
+            device_key: parts.device_key,
+            lost_secrets: parts.loaded.lost_secrets,
             durable_events: parts.durable_events,
             state: parts.loaded.state,
             recent: parts.loaded.outbox.iter().cloned().collect(),
@@ -253,6 +261,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         };
         if let Some(words) = parts.loaded.rebuilt {
             this.emit(Reason::StoreRebuilt, None, None, None, words);
+        }
+        if let Some(trouble) = this.lost_values() {
+            this.emit(trouble.reason, None, None, None, trouble.details);
         }
         this
     }

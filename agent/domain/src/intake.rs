@@ -14,6 +14,7 @@ use crate::document::{
 };
 use crate::model::{AppName, Digest, EnvironmentName, InvalidName, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
+use crate::secrets;
 use crate::state::{Accepted, AppRecord, EnvironmentRecord, JobRecord, RevisionRecord};
 use crate::status::{Phase, Source};
 
@@ -167,7 +168,7 @@ fn named(
 pub fn app(
     known: Option<&AppRecord>,
     name: &AppName,
-    document: AppDocument,
+    mut document: AppDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<AppRecord> {
@@ -183,10 +184,9 @@ pub fn app(
         generation: document.skerry.generation,
         of_nothing: document.skerry.absent && known.is_none(),
     };
-    let digest = match admit(books, wish, &incoming) {
-        Ok(digest) => digest,
-        Err(verdict) => return verdict,
-    };
+    if let Err(verdict) = admit(books, wish, &incoming) {
+        return verdict;
+    }
     let refused = incoming.allowances.refusals(&document.template.extras);
     if !refused.is_empty() {
         return Verdict::Refused(refused);
@@ -200,12 +200,12 @@ pub fn app(
     }
     record.removed = false;
     record.traffic = None;
-    record.accepted = Some(Accepted {
-        payload: incoming.payload.into(),
-        digest,
-        document: Arc::new(document),
-        warnings,
-    });
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    record.accepted = match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    };
+    secrets::forget_unlisted(&mut record);
     Verdict::Changed(Box::new(record))
 }
 
@@ -215,6 +215,7 @@ pub fn remove(record: &mut AppRecord) {
     record.accepted = None;
     record.stopped = false;
     record.scale = crate::document::ScaleTarget::default();
+    record.secrets.clear();
     // The names stay taken while replicas go; a new app of this name starts its counter where this one ended.
     record.revisions.clear();
     record.traffic = None;
@@ -226,7 +227,7 @@ pub fn remove(record: &mut AppRecord) {
 pub fn job(
     known: Option<&JobRecord>,
     name: &AppName,
-    document: JobDocument,
+    mut document: JobDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<JobRecord> {
@@ -237,6 +238,7 @@ pub fn job(
         accepted: None,
         received: BTreeMap::new(),
         removed: false,
+        secrets: BTreeMap::new(),
     });
     let books = Books {
         in_force: record.accepted.as_ref().map(|accepted| accepted.digest),
@@ -247,21 +249,25 @@ pub fn job(
     let absent = document.skerry.absent;
     let of_nothing = absent && known.is_none();
     let wish = Wish { generation: document.skerry.generation, of_nothing };
-    let digest = match admit(books, wish, &incoming) {
-        Ok(digest) => digest,
-        Err(verdict) => return verdict,
-    };
+    if let Err(verdict) = admit(books, wish, &incoming) {
+        return verdict;
+    }
     let refused = incoming.allowances.refusals(&document.template.extras);
     if !refused.is_empty() {
         return Verdict::Refused(refused);
     }
     record.removed = absent;
-    record.accepted = (!absent).then(|| Accepted {
-        payload: incoming.payload.into(),
-        digest,
-        document: Arc::new(document),
-        warnings,
-    });
+    record.accepted = None;
+    if absent {
+        record.secrets.clear();
+        return Verdict::Changed(Box::new(record));
+    }
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => record.accepted = Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    }
+    secrets::forget_unlisted_of_job(&mut record);
     Verdict::Changed(Box::new(record))
 }
 

@@ -83,9 +83,9 @@ pub struct StoredSecret {
 /// A document in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted<D> {
-    /// Its bytes, as received.
+    /// Its bytes, as received; where values of secrets stood in it, a form without them.
     pub payload: Arc<[u8]>,
-    /// Their digest.
+    /// The digest of the bytes as received.
     pub digest: Digest,
     /// What they say.
     pub document: Arc<D>,
@@ -202,6 +202,8 @@ pub struct JobRecord {
     pub received: BTreeMap<Source, Digest>,
     /// It was removed, and this is its tombstone.
     pub removed: bool,
+    /// Values of secrets by name.
+    pub secrets: BTreeMap<String, StoredSecret>,
 }
 
 /// An environment, as far as a document spoke of it.

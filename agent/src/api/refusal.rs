@@ -78,6 +78,7 @@ fn code(reason: Reason) -> Code {
 /// Reasons whose code says more than `InvalidArgument`.
 const CODES: &[(Reason, Code)] = &[
     (Reason::UnknownApp, Code::NotFound),
+    (Reason::UnknownSecret, Code::NotFound),
     (Reason::ImageNotFound, Code::NotFound),
     (Reason::OwnedByOtherSource, Code::FailedPrecondition),
     (Reason::GenerationConflict, Code::FailedPrecondition),

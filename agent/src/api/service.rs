@@ -296,6 +296,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
             tags: self.about.tags.clone(),
             troubles,
             updated_time: rfc3339(self.clock.wall()),
+            public_key: self.about.public_key.clone(),
         };
         Ok(Response::new(v1::DeviceReply {
             device: self.about.device.clone(),

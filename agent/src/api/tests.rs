@@ -66,6 +66,7 @@ impl FakeAgent {
                 device: "pi-1".to_owned(),
                 tags: BTreeMap::from([("site".to_owned(), "berlin".to_owned())]),
                 boot_id: "4711".to_owned(),
+                public_key: "a2V5".to_owned(),
                 control_plane: "mqtts://broker:8883".to_owned(),
             },
             link: watch::channel(crate::published::Link { online: true, epoch: 12 }).1,

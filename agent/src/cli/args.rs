@@ -112,6 +112,11 @@ pub(super) enum Command {
         #[arg(long, group = "target", conflicts_with_all = ["min", "max", "replicas"])]
         clear: bool,
     },
+    /// Set, list or remove the values of an app's secrets
+    Secret {
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
     /// Show the state of the device
     Status,
     /// Print a completion script
@@ -153,6 +158,22 @@ pub(super) struct LogsArgs {
     /// The time before each line
     #[arg(long)]
     pub(super) timestamps: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretCommand {
+    /// Set a value, which the standard input gives
+    Set { app: String, name: String },
+    /// List the secrets, never what they say
+    Ls { app: String },
+    /// Remove a value
+    Rm { app: String, name: String },
+    /// Seal a value, which the standard input gives, so that only one device can open it
+    Seal {
+        /// The publicKey of the device's status; this board's where not given
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

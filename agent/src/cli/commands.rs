@@ -14,7 +14,7 @@ use super::check::check;
 use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
-use super::{explain, follow, show};
+use super::{explain, follow, secret, show};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -28,6 +28,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Check { file } => check_file(console, output, file).await,
         Command::Completions { shell } => completions(console, shell),
         Command::Explain { what } => explain::explain(console, output, &socket, what).await,
+        Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }
         | Command::Delete { .. }
         | Command::Apps
@@ -120,7 +121,8 @@ async fn ask(
         Command::Agent(_)
         | Command::Check { .. }
         | Command::Completions { .. }
-        | Command::Explain { .. } => Ok(()),
+        | Command::Explain { .. }
+        | Command::Secret { .. } => Ok(()),
     }
 }
 

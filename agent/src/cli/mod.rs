@@ -14,6 +14,7 @@ mod follow;
 mod output;
 #[cfg(test)]
 mod reference;
+mod secret;
 mod show;
 mod table;
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use domain::model::WallTime;
 use domain::reason::Reason;
 use skerry_proto::v1::{
-    AppStatus, DeviceReply, EnvironmentStatus, Finding, Image, ReplicaStatus, RevisionStatus,
+    AppStatus, DeviceReply, EnvironmentStatus, Finding, Image, KnownSecret, ReplicaStatus,
+    RevisionStatus,
 };
 
 use super::age::age;
@@ -107,6 +108,16 @@ pub(super) fn images(images: &[Image]) -> String {
     table.render()
 }
 
+/// `skerry secret ls`.
+pub(super) fn secrets(secrets: &[KnownSecret]) -> String {
+    let mut table = Table::new(["SECRET", "VALUE", "LISTED"]);
+    for secret in secrets {
+        let value = if secret.has_value { "set" } else { "missing" };
+        table.row([secret.name.clone(), value.to_owned(), yes(secret.listed)]);
+    }
+    table.render()
+}
+
 /// Bytes as a person reads them.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -133,6 +144,7 @@ pub(super) fn device(reply: &DeviceReply) -> String {
         ("tags", tags.join(" ")),
         ("agent", format!("{} on {}", status.agent_version, status.architecture)),
         ("control plane", control_plane),
+        ("public key", status.public_key.clone()),
         ("apps", format!("{}, {} running", reply.apps, reply.running)),
     ];
     for trouble in &status.troubles {

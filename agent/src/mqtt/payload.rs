@@ -34,6 +34,7 @@ pub(super) fn device(
         tags: settings.tags.clone(),
         troubles: state.troubles.iter().map(wire::trouble).collect(),
         updated_time: rfc3339(clock.wall()),
+        public_key: settings.public_key.clone(),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Environments: what follows for the loop from their documents. None of it stops a replica.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use domain::document::{AppDocument, Finding, VolumeSource};
 use domain::intake::{self, AnyParsed, Incoming, ParsedEnvironment, Verdict, refusal};
 use domain::model::{EnvironmentName, RevisionName};
 use domain::reason::Reason;
+use domain::secrets;
 use domain::state::{AppRecord, Changes, EnvironmentRecord};
 use domain::status::Source;
 use tracing::info;
@@ -12,6 +15,7 @@ use tracing::info;
 use super::Reconciler;
 use super::requests::{lasting, may_delete, passing};
 use crate::inbox::{Accepted, Kind, Refusal, Subject};
+use crate::keys::DeviceKey;
 use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::store::Store;
@@ -98,9 +102,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 pub(super) async fn take_apart(
     payload: Bytes,
     subject: Subject,
+    key: Arc<DeviceKey>,
 ) -> Result<(AnyParsed, Bytes), Vec<Finding>> {
     let task = tokio::task::spawn_blocking(move || {
-        let parsed = match &subject {
+        let mut parsed = match &subject {
             Subject::App(name) | Subject::Job(name) => {
                 intake::take_apart(&payload, Some(name)).map(AnyParsed::Workload)
             }
@@ -108,8 +113,11 @@ pub(super) async fn take_apart(
                 intake::take_environment_apart(&payload, name).map(AnyParsed::Environment)
             }
             Subject::Itself => intake::take_any_apart(&payload),
-        };
-        parsed.map(|parsed| (parsed, payload))
+        }?;
+        if let AnyParsed::Workload(parsed) = &mut parsed {
+            secrets::unseal(&mut parsed.document, |sealed| key.open(sealed))?;
+        }
+        Ok((parsed, payload))
     });
     task.await.unwrap_or_else(|_| {
         Err(vec![refusal(Reason::InvalidSyntax, "", "the document cannot be read")])

@@ -132,7 +132,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn device(&self) -> DeviceState {
         let listeners = self.reports.listeners.borrow();
         let own = [&self.sight.trouble, &self.nets.trouble, &self.storage_trouble];
-        let own = own.into_iter().flatten().chain(&self.nets.remarks);
+        let lost = self.lost_values();
+        let own = own.into_iter().flatten().chain(&self.nets.remarks).chain(&lost);
         let troubles: BTreeSet<&Trouble> = own.chain(listeners.values()).collect();
         let apps = self.state.apps.values().filter_map(|app| {
             Some((app.name.clone(), app.generation, app.accepted.as_ref()?.digest))

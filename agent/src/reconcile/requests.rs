@@ -1,5 +1,7 @@
 //! Requests: what the loop is asked, and what it answers. Everything is checked before anything changes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use domain::document::{Document, Finding, ScaleTarget};
 use domain::intake::{self, AnyParsed, Incoming, Verdict, refusal};
@@ -89,7 +91,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if let Some(unchanged) = self.repeat(source, subject, &payload).filter(|_| !force) {
             return Ok(unchanged);
         }
-        let taken = take_apart(payload, subject.clone()).await;
+        let key = Arc::clone(&self.device_key);
+        let taken = take_apart(payload, subject.clone(), key).await;
         let result = match taken {
             Ok((parsed, payload)) => {
                 let allowances = &self.settings.allowances.clone();
@@ -308,6 +311,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.refusals.remove(&(Kind::Job, job.name.to_string()));
         job.received.remove(&source);
         job.accepted = None;
+        job.secrets.clear();
         job.removed = true;
         let changes = Changes { jobs: vec![job], ..Changes::default() };
         self.commit(changes).await.map_err(|error| passing(&error))

@@ -61,7 +61,7 @@ pub(super) fn secrets(fields: &mut Fields<'_>) -> Vec<SecretEntry> {
             inner.missing("name", "every secret has a name");
         }
         let name = inner.ruled("name", rules::secret_name);
-        let value = inner.text("value").map(Secret);
+        let value = inner.secret("value").map(Secret);
         let key_vault_url = inner.name("keyVaultUrl");
         if key_vault_url.is_some() {
             let message = "Azure Key Vault is not asked; set the value with `skerry secret set`";

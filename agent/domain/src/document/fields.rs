@@ -105,6 +105,12 @@ impl<'a> Fields<'a> {
         scalar(self.found, self.at(key), node, "a text")
     }
 
+    /// A text that no finding quotes.
+    pub(super) fn secret(&mut self, key: &'static str) -> Option<String> {
+        let node = self.take(key)?;
+        literal(self.found, self.at(key), node, "a text", |_| "this".to_owned())
+    }
+
     /// A text; the empty one, which the server prints for what is not set, counts as not given.
     pub(super) fn name(&mut self, key: &'static str) -> Option<String> {
         self.text(key).filter(|text| !text.is_empty())
@@ -304,6 +310,16 @@ impl<'a> Fields<'a> {
 
 /// The text of a scalar, without an expression left in it.
 pub(super) fn scalar(found: &Findings, path: String, node: &Node, what: &str) -> Option<String> {
+    literal(found, path, node, what, quoted)
+}
+
+fn literal(
+    found: &Findings,
+    path: String,
+    node: &Node,
+    what: &str,
+    shown: fn(&str) -> String,
+) -> Option<String> {
     let Value::Scalar(text) = &node.value else {
         wrong_shape(found, path, node, what);
         return None;
@@ -315,7 +331,7 @@ pub(super) fn scalar(found: &Findings, path: String, node: &Node, what: &str) ->
     if rules::is_expression(text, meaning) {
         let message = format!(
             "{} is an expression of an ARM template; its value is needed here",
-            quoted(text)
+            shown(text)
         );
         found.error(path, node.at, Reason::UnresolvedExpression, message);
         return None;

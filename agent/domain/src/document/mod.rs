@@ -32,12 +32,15 @@ mod support;
 mod template;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 pub use self::app::*;
 pub use self::capability::{ALL_CAPABILITIES, capability};
-pub use self::ephemeral::ephemeral_bytes;
 pub use self::environment::{EnvironmentDocument, Storage};
+pub use self::ephemeral::ephemeral_bytes;
 pub use self::findings::Finding;
 pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse, parse_environment};
 pub use self::probes::{ExecProbes, effective_probes};
+pub use self::rules::secret_name;
 pub use self::scale_target::ScaleTarget;
+pub use self::withheld::{Withheld, parse_withheld, withhold};

@@ -67,7 +67,8 @@ fn whole(reason: Reason, message: String) -> Finding {
     Finding { path: String::new(), reason, message, position: None }
 }
 
-fn document(node: &Node, environment: bool) -> Parsed {
+/// What a tree says; one that does not say what it is is an environment, or an app or a job.
+pub(super) fn document(node: &Node, environment: bool) -> Parsed {
     let found = Findings::default();
     let place = unwrap(node, &found);
     let read = place.and_then(|(path, node)| {

@@ -64,7 +64,7 @@ pub(crate) fn traffic_label(text: &str) -> Result<(), &'static str> {
 }
 
 /// The name of a secret: it becomes a file name.
-pub(super) fn secret_name(text: &str) -> Result<(), &'static str> {
+pub fn secret_name(text: &str) -> Result<(), &'static str> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if text.len() <= 253

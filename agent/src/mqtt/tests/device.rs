@@ -64,8 +64,9 @@ impl Device {
         config.device.tags = BTreeMap::from([("site".to_owned(), "berlin".to_owned())]);
         config.mqtt.url = url.to_owned();
         config.mqtt.topic_prefix = "t".to_owned();
-        let settings =
-            MqttSettings::new(&config, "0.1.0", "boot-1", Session::Resumed).unwrap().unwrap();
+        let settings = MqttSettings::new(&config, "0.1.0", "boot-1", "key", Session::Resumed)
+            .unwrap()
+            .unwrap();
         let (publisher, levels) = channels();
         publisher
             .device

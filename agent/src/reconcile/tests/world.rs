@@ -26,6 +26,7 @@ use tracing::info_span;
 use crate::clock::{Clock, ZoneFiles};
 use crate::drain::Drain;
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::keys::Keys;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
 use crate::reconcile::{Parts, Reconciler};
@@ -309,7 +310,10 @@ impl Board {
                 ..domain::allowances::Allowances::default()
             },
         };
+        let keys = tempfile::tempdir().unwrap();
+        let keys = Keys::load(keys.path(), None).unwrap();
         let reconciler = Reconciler::new(Parts {
+            device_key: Arc::new(keys.device),
             runtime: shared.clone(),
             network: shared.clone(),
             drain: Arc::new(shared.clone()),

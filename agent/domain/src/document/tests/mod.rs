@@ -9,6 +9,7 @@ mod round_trip;
 mod rules;
 mod samples;
 mod warnings;
+mod withheld;
 
 use expect_test::Expect;
 
