@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::document::Finding;
+use domain::document::{Finding, TrafficEntry};
 use domain::event::Event;
-use domain::model::{Digest, WallTime};
+use domain::model::{AppName, Digest, RevisionName, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
+use domain::reweigh::reweigh;
 use domain::status::{
     AppStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState, ReplicaStatus,
     RevisionStatus, RunningState, RunningStatus, Source, Statuses,
@@ -30,7 +31,7 @@ use tracing::info_span;
 use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
 use super::*;
 use crate::clock::Clock;
-use crate::inbox::{Accepted, INBOX_DEPTH, Refusal, Request};
+use crate::inbox::{Accepted, INBOX_DEPTH, Refusal, Request, RevisionVerb};
 use crate::published::{DeviceState, Publisher, channels};
 use crate::tasks::Tasks;
 
@@ -129,9 +130,22 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 seen.send_modify(|seen| seen.push(format!("run {app} {run:?}")));
                 reply.send(known(app.as_str())).unwrap();
             }
-            Request::Revision { .. }
-            | Request::Traffic { .. }
-            | Request::Secret { .. }
+            Request::Revision { revision, verb, reply } => {
+                seen.send_modify(|seen| seen.push(format!("{verb:?} {revision}")));
+                let copied = matches!(verb, RevisionVerb::Copy { .. });
+                let came =
+                    if copied { "hello--0000003".parse().unwrap() } else { revision.clone() };
+                reply.send(known_revision(revision.as_str()).map(|()| came)).unwrap();
+            }
+            Request::Traffic { app, weights, labels, reply } => {
+                seen.send_modify(|seen| seen.push(told(&app, &weights, &labels)));
+                let moved = labels.iter().filter_map(|(_, revision)| revision.as_ref());
+                let named = weights.iter().filter_map(|entry| entry.revision.as_ref()).chain(moved);
+                let refused = named.map(|name| known_revision(name.as_str())).find(Result::is_err);
+                let answer = known(app.as_str()).and(refused.unwrap_or(Ok(())));
+                reply.send(answer.and_then(|()| split(&weights))).unwrap();
+            }
+            Request::Secret { .. }
             | Request::Secrets { .. }
             | Request::Connecting { .. }
             | Request::Delivered { .. } => {
@@ -139,6 +153,44 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
             }
         }
     }
+}
+
+fn known_revision(name: &str) -> Result<(), Refusal> {
+    let app = name.split("--").next().unwrap();
+    known(app)?;
+    if matches!(name, "hello--0000001" | "hello--0000002") {
+        return Ok(());
+    }
+    let message = format!("{app} has no revision {name}");
+    Err(refusal(vec![finding("", Reason::InvalidValue, &message)]))
+}
+
+fn told(
+    app: &AppName,
+    weights: &[TrafficEntry],
+    labels: &[(String, Option<RevisionName>)],
+) -> String {
+    let mut words = vec![format!("traffic {app}")];
+    words.extend(weights.iter().map(|TrafficEntry { revision, latest, weight, label }| {
+        let revision = revision.as_ref().map(RevisionName::as_str).unwrap_or_default();
+        let (latest, label) = (if *latest { "latest" } else { "" }, label.as_deref());
+        format!("{latest}{revision}{}={weight}", label.unwrap_or_default())
+    }));
+    words.extend(labels.iter().map(|(label, revision)| {
+        format!("{label}->{}", revision.as_ref().map(RevisionName::as_str).unwrap_or_default())
+    }));
+    words.join(" ")
+}
+
+/// The split of `hello`, with weights given over it.
+fn split(weights: &[TrafficEntry]) -> Result<Vec<TrafficEntry>, Refusal> {
+    let latest = TrafficEntry { latest: true, weight: 100, ..TrafficEntry::default() };
+    let blue = TrafficEntry {
+        revision: Some("hello--0000001".parse().unwrap()),
+        label: Some("blue".to_owned()),
+        ..TrafficEntry::default()
+    };
+    reweigh(&[latest, blue], weights).map_err(|finding| refusal(vec![finding]))
 }
 
 fn known(app: &str) -> Result<(), Refusal> {
@@ -499,4 +551,163 @@ async fn the_device_tells_its_troubles_and_who_it_is() {
     assert_eq!((status.online, status.epoch), (true, 12));
     assert_eq!(status.troubles[0].reason, "ForwardBlocked");
     agent.stop().await;
+}
+
+fn of_revision(revision: &str, verb: &str, suffix: &str) -> v1::RevisionRequest {
+    let [revision, verb, suffix] = [revision, verb, suffix].map(str::to_owned);
+    v1::RevisionRequest { revision, verb, suffix }
+}
+
+fn weight(revision: &str, label: &str, weight: u32) -> v1::Weight {
+    let (revision, label) = (revision.to_owned(), label.to_owned());
+    let latest = revision.is_empty() && label.is_empty();
+    v1::Weight { revision, latest, label, weight }
+}
+
+fn of_traffic(weights: Vec<v1::Weight>, labels: &[(&str, &str)]) -> v1::TrafficRequest {
+    let label = |(label, revision): &(&str, &str)| v1::Label {
+        label: (*label).to_owned(),
+        revision: (*revision).to_owned(),
+    };
+    let labels = labels.iter().map(label).collect();
+    v1::TrafficRequest { app: "hello".to_owned(), weights, labels }
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_revision_reaches_the_loop() {
+    let agent = FakeAgent::start();
+    let mut client = agent.client().await;
+    for verb in ["activate", "deactivate", "restart"] {
+        let reply = client.revision(of_revision("hello--0000001", verb, "")).await.unwrap();
+        assert_eq!(reply.into_inner().revision, "hello--0000001");
+    }
+    for suffix in ["", "again"] {
+        let request = of_revision("hello--0000001", "copy", suffix);
+        assert_eq!(client.revision(request).await.unwrap().into_inner().revision, "hello--0000003");
+    }
+    let asked = [
+        "Activate hello--0000001",
+        "Deactivate hello--0000001",
+        "Restart hello--0000001",
+        "Copy { suffix: None } hello--0000001",
+        "Copy { suffix: Some(RevisionSuffix(\"again\")) } hello--0000001",
+    ];
+    assert_eq!(agent.asked(), asked);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_revision_that_is_not_there_is_answered_with_its_neighbour() {
+    let agent = FakeAgent::start();
+    let mut client = agent.client().await;
+    for (revision, message, hint) in [
+        (
+            "hello--0000011",
+            "InvalidValue: hello has no revision hello--0000011",
+            "did you mean \"hello--0000001\"?",
+        ),
+        ("helo--0000001", "UnknownApp: there is no app \"helo\"", "did you mean \"hello\"?"),
+        (
+            "hello-0000002",
+            "InvalidValue: \"hello-0000002\" is not a valid revision name: an app's name, two dashes and a suffix, 63 characters at most",
+            "did you mean \"hello--0000002\"?",
+        ),
+    ] {
+        let status = client.revision(of_revision(revision, "restart", "")).await.unwrap_err();
+        assert_eq!((status.message(), refused(&status).hint.as_str()), (message, hint));
+        if revision.starts_with("hello") {
+            let request = of_traffic(vec![], &[("green", revision)]);
+            let status = client.traffic(request).await.unwrap_err();
+            assert_eq!((status.message(), refused(&status).hint.as_str()), (message, hint));
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn weights_and_labels_reach_the_loop_and_the_split_comes_back() {
+    let agent = FakeAgent::start();
+    let mut client = agent.client().await;
+    let weights =
+        vec![weight("", "", 70), weight("", "BLUE", 20), weight("hello--0000002", "", 10)];
+    let request = of_traffic(weights, &[("Green", "hello--0000002"), ("red", "")]);
+    let split = client.traffic(request).await.unwrap().into_inner().weights;
+    let blue = v1::Weight { revision: "hello--0000001".to_owned(), ..weight("", "blue", 20) };
+    let blue = v1::Weight { latest: false, ..blue };
+    assert_eq!(split, [weight("", "", 70), blue, weight("hello--0000002", "", 10)]);
+    // A question changes nothing, and is answered all the same.
+    let split = client.traffic(of_traffic(vec![], &[])).await.unwrap().into_inner().weights;
+    assert_eq!(split[0], weight("", "", 100));
+    let asked = [
+        "traffic hello latest=70 blue=20 hello--0000002=10 green->hello--0000002 red->",
+        "traffic hello",
+    ];
+    assert_eq!(agent.asked(), asked);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn changes_that_cannot_be_meant_never_reach_the_loop() {
+    let agent = FakeAgent::start();
+    let mut client = agent.client().await;
+    let (verb, suffix, name) = ("restart", "again", "hello--0000001");
+    for (request, message) in [
+        (of_revision(name, "destroy", ""), "\"destroy\" is nothing that is done to a revision"),
+        (of_revision(name, verb, suffix), "restart takes no suffix"),
+        (
+            of_revision(name, "copy", "a--b"),
+            "InvalidValue: \"a--b\" is not a valid revision suffix name: 1 to 64 characters, a-z, 0-9 and single dashes, no dash first or last",
+        ),
+    ] {
+        let status = client.revision(request).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, message));
+    }
+    let long = "x".repeat(60);
+    for (labels, message) in [
+        (
+            vec![("2blue", name)],
+            "InvalidValue: \"2blue\" is not a valid label: 1 to 64 characters, a-z, 0-9 and single dashes, first a letter, last no dash".to_owned(),
+        ),
+        (
+            vec![(long.as_str(), name)],
+            format!("HostNameTooLong: the host name hello---{long} has 68 characters; 63 are allowed"),
+        ),
+        (vec![("blue", name), ("Blue", "")], "InvalidValue: the label blue is given twice".to_owned()),
+        (vec![("blue", ""); 101], "InvalidValue: more than 100 changes in one call".to_owned()),
+    ] {
+        let status = client.traffic(of_traffic(vec![], &labels)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, message.as_str()));
+    }
+    let request = v1::TrafficRequest { app: "helo".to_owned(), ..Default::default() };
+    let status = client.traffic(request).await.unwrap_err();
+    assert_eq!(refused(&status).hint, "did you mean \"hello\"?");
+    assert_eq!(agent.asked(), ["traffic helo"]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_loop_that_does_not_answer_is_given_up_at_the_callers_deadline() {
+    let (inbox, mut requests) = mpsc::channel(INBOX_DEPTH);
+    let (_publisher, published) = channels();
+    let api = Api {
+        inbox,
+        published,
+        images: Shelf(watch::channel(Vec::new()).0),
+        spool_dir: PathBuf::new(),
+        logs: Diary,
+        about: About::default(),
+        link: watch::channel(crate::published::Link { online: false, epoch: 0 }).1,
+        clock: Clock::default(),
+        stop: tokio_util::sync::CancellationToken::new(),
+    };
+    let mut restart = tonic::Request::new(of_revision("hello--0000001", "restart", ""));
+    restart.set_timeout(Duration::from_millis(20));
+    let mut split = tonic::Request::new(of_traffic(vec![], &[]));
+    split.set_timeout(Duration::from_millis(20));
+    let late = [
+        verbs::revision(&api, restart).await.unwrap_err(),
+        verbs::traffic(&api, split).await.unwrap_err(),
+    ];
+    assert_eq!(late.map(|status| status.code()), [Code::DeadlineExceeded; 2]);
+    assert!(requests.try_recv().is_ok() && requests.try_recv().is_ok());
 }
