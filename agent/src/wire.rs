@@ -175,7 +175,28 @@ mod tests {
     #[test]
     fn a_status_of_nothing_has_every_field() {
         let status = refused_status("hello", Source::Mqtt, found());
-        expect![[r#""#]].assert_eq(&serde_json::to_string_pretty(&json(&status)).unwrap());
+        expect![[r#"
+            {
+              "app": "hello",
+              "digest": "",
+              "error": {
+                "message": "no name",
+                "path": "name",
+                "reason": "MissingValue"
+              },
+              "fqdn": "",
+              "generation": "0",
+              "lanName": "",
+              "latestReadyRevisionName": "",
+              "latestRevisionName": "",
+              "revisions": [],
+              "runningStatus": "Stopped",
+              "scaleTarget": "",
+              "source": "mqtt",
+              "updatedTime": "1970-01-01T00:00:00Z",
+              "warnings": []
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&json(&status)).unwrap());
         let whole = AppStatus { error: None, updated: WallTime::default(), ..status };
         let none = serde_json::json!({"path": "", "reason": "", "message": ""});
         assert_eq!(json(&whole)["error"], none);
@@ -198,7 +219,45 @@ mod tests {
         let json = json(&status);
         assert_eq!(keys(&json), keys(&self::json(&refused_status("x", Source::File, found()))));
         assert_eq!(json["generation"], "18446744073709551615");
-        expect![[r#""#]].assert_eq(&serde_json::to_string_pretty(&json["revisions"][0]).unwrap());
+        expect![[r#"
+            {
+              "active": true,
+              "details": "",
+              "healthState": "Healthy",
+              "image": "",
+              "labels": [
+                "blue"
+              ],
+              "name": "hello--0000002",
+              "phase": "Committed",
+              "provisioningState": "Provisioned",
+              "readyReplicas": 1,
+              "reason": "",
+              "replicaList": [
+                {
+                  "address": "10.213.0.5",
+                  "details": "",
+                  "name": "hello--0000002-abcde",
+                  "ready": false,
+                  "reason": "",
+                  "restartCount": 0,
+                  "runningState": "Unknown"
+                },
+                {
+                  "address": "",
+                  "details": "",
+                  "name": "hello--0000002-fghij",
+                  "ready": false,
+                  "reason": "",
+                  "restartCount": 0,
+                  "runningState": "Unknown"
+                }
+              ],
+              "replicas": 1,
+              "runningState": "RunningAtMaxScale",
+              "trafficWeight": 100
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&json["revisions"][0]).unwrap());
         let names: Vec<&Value> = json["revisions"]
             .as_array()
             .unwrap()

@@ -81,6 +81,10 @@ fn code(reason: Reason) -> Code {
 /// Reasons whose code says more than `InvalidArgument`.
 const CODES: &[(Reason, Code)] = &[
     (Reason::UnknownApp, Code::NotFound),
+    (Reason::UnknownRevision, Code::NotFound),
+    (Reason::RevisionInactive, Code::FailedPrecondition),
+    (Reason::WrongMode, Code::FailedPrecondition),
+    (Reason::TemplateRefused, Code::FailedPrecondition),
     (Reason::ImageNotFound, Code::NotFound),
     (Reason::OwnedByOtherSource, Code::FailedPrecondition),
     (Reason::GenerationConflict, Code::FailedPrecondition),

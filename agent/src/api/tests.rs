@@ -164,7 +164,7 @@ fn known_revision(name: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!("{app} has no revision {name}");
-    Err(refusal(vec![finding("", Reason::InvalidValue, &message)]))
+    Err(refusal(vec![finding("", Reason::UnknownRevision, &message)]))
 }
 
 fn told(

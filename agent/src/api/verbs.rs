@@ -108,12 +108,16 @@ async fn ask<I: Sync, L: Sync, T>(
         if !hint.is_empty() {
             return hint;
         }
-        let mistyped = named.iter().find(|name| spoken_of(name) && !known(name));
-        let near = mistyped.map(|name| nearest_revision(name.as_str(), &statuses));
-        match near.filter(|near| !near.is_empty()) {
-            Some(near) => near,
-            None if refusal.findings.iter().all(of_a_value) => elsewhere,
-            None => String::new(),
+        let meant = named.iter().find(|name| spoken_of(name));
+        let near = meant.filter(|name| !known(name));
+        let near = near.map(|name| nearest_revision(name.as_str(), &statuses));
+        match (refusal.findings.first().map(|finding| finding.reason), near, meant) {
+            (_, Some(near), _) if !near.is_empty() => near,
+            (Some(Reason::RevisionInactive), _, Some(name)) => {
+                format!("skerry revision activate {name}")
+            }
+            (Some(Reason::UnknownRevision | Reason::InvalidValue), ..) => elsewhere,
+            _ => String::new(),
         }
     };
     api.ask_hinted(metadata, request, hint).await
@@ -168,10 +172,6 @@ fn named<I: Sync, L: Sync>(api: &Api<I, L>, text: &str) -> Result<RevisionName, 
 
 fn app_of(revision: &str) -> &str {
     revision.split("--").next().unwrap_or_default()
-}
-
-fn of_a_value(finding: &Finding) -> bool {
-    finding.reason == Reason::InvalidValue && finding.path.is_empty()
 }
 
 fn invalid(error: &InvalidName) -> Finding {

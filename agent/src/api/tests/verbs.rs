@@ -52,7 +52,7 @@ async fn a_revision_that_is_not_there_is_answered_with_its_neighbour() {
     for (revision, message, hint) in [
         (
             "hello--0000011",
-            "InvalidValue: hello has no revision hello--0000011",
+            "UnknownRevision: hello has no revision hello--0000011",
             "did you mean \"hello--0000001\"?",
         ),
         ("helo--0000001", "UnknownApp: there is no app \"helo\"", "did you mean \"hello\"?"),
