@@ -115,9 +115,9 @@ async fn a_split_that_cannot_be_is_refused_with_a_hint() {
     check(
         "traffic hello green=hello--0000012",
         expect![[r#"
-        error: hello has no revision hello--0000012 (InvalidValue)
-        hint: did you mean "hello--0000002"?
-    "#]],
+            error: hello has no revision hello--0000012 (UnknownRevision)
+            hint: did you mean "hello--0000002"?
+        "#]],
     )
     .await;
     check(
@@ -155,7 +155,7 @@ async fn what_was_done_to_a_revision_is_said_in_one_line() {
           "revision": "hello--0000003"
         }
         revision: hello--0000002
-        error: hello has no revision hello--0000022 (InvalidValue)
+        error: hello has no revision hello--0000022 (UnknownRevision)
         hint: did you mean "hello--0000002"?
         error: "hello" is not a valid revision name: an app's name, two dashes and a suffix, 63 characters at most (InvalidValue)
         hint: skerry revisions hello lists them
