@@ -32,7 +32,7 @@ use self::error::AgentError;
 use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::config::Config;
 use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
@@ -198,6 +198,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         store,
         loaded,
         clock,
+        zone_files: ZoneFiles::of_the_board(),
         settings: settings(config),
         tasks: tasks.clone(),
         inbox: requests,

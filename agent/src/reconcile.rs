@@ -22,16 +22,17 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 mod verbs;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::Event;
-use domain::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
+use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use domain::plan::{Doing, Memory, Plan, Settings, World, plan};
 use domain::reason::Reason;
-use domain::replica::{ObservedReplica, ResolvedImage, Trouble};
+use domain::replica::{ObservedReplica, ResolvedImage, Survey, Trouble};
 use domain::state::State;
 use domain::status::Source;
 use futures_util::future::BoxFuture;
@@ -41,13 +42,15 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::inbox::{INBOX_DEPTH, Request};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::{Loaded, Store};
 use crate::tasks::Tasks;
+
+use self::zones::Almanac;
 
 /// Looks again this often even if nobody calls: events get lost, and people use other tools.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -102,10 +105,12 @@ pub struct Reconciler<R, N, S> {
     nets: Nets,
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
+    surveying: BTreeSet<AppName>,
     starts: Arc<Semaphore>,
     /// How each start that is under way is given up.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
+    almanac: Almanac,
     rounds: u64,
 }
 
@@ -178,6 +183,7 @@ enum Outcome {
     Started(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
+    Surveyed(AppName, Result<Survey, RuntimeError>),
     /// A start was told that nobody waits for it any more; its own outcome follows.
     GivenUp,
 }
@@ -195,6 +201,8 @@ pub struct Parts<R, N, S> {
     pub loaded: Loaded,
     /// The clock.
     pub clock: Clock,
+    /// The board's time zones.
+    pub zone_files: ZoneFiles,
     /// What does not change.
     pub settings: Settings,
     /// For short tasks.
@@ -237,9 +245,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             nets: Nets::default(),
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            surveying: BTreeSet::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             give_up: BTreeMap::new(),
             storage_trouble: None,
+            almanac: Almanac::new(parts.zone_files),
             rounds: 0,
         };
         if let Some(words) = parts.loaded.rebuilt {
@@ -271,10 +281,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// One decision and what follows from it. Returns when to look again if nothing happens before.
     async fn round(&mut self) -> Moment {
+        self.almanac.refresh(&self.state, self.clock.now()).await;
         let mut plan = self.plan();
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {
-            if let Err(error) = self.take_steps(&plan.steps).await {
+            if let Err(error) = self.take_steps(std::mem::take(&mut plan.steps)).await {
                 warn!(%error, "a step cannot be stored");
                 plan.actions.clear();
                 break;
@@ -330,11 +341,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn plan(&mut self) -> Plan {
         let world = World {
             now: self.clock.now(),
+            wall: self.clock.wall(),
+            zones: &self.almanac.zones,
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &self.reports.health.borrow_and_update().clone(),
             doing: &self.doing,
             fetching: &self.fetching,
+            surveying: &self.surveying,
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),

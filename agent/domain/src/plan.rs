@@ -20,12 +20,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use crate::allowances::Allowances;
-use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName, WallTime};
 use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step};
 use crate::state::{AppRecord, RevisionRecord, State};
+use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
 pub use self::memory::{Memory, Surveyed};
@@ -35,6 +36,10 @@ pub use self::memory::{Memory, Surveyed};
 pub struct World<'a> {
     /// Now.
     pub now: Moment,
+    /// The date: it decides nothing but when windows open.
+    pub wall: WallTime,
+    /// The time zones that are known.
+    pub zones: &'a Zones,
     /// The replicas there are records of.
     pub observed: &'a BTreeMap<ReplicaName, ObservedReplica>,
     /// The network namespaces that stand.
@@ -124,6 +129,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn wake_by(&mut self, at: Option<Moment>) {
+        if let Some(at) = at {
+            self.wake(at);
+        }
+    }
+
     pub(crate) fn wake(&mut self, at: Moment) {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }

@@ -78,7 +78,7 @@ fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
     }
     let cron = inner.ruled("cron", rules::cron);
     let minutes = inner.count("durationMinutes", 1..=MAX_WINDOW_MINUTES);
-    let time_zone = inner.name("timeZone").unwrap_or_else(|| "UTC".to_owned());
+    let time_zone = inner.ruled("timeZone", rules::time_zone).unwrap_or_else(|| "UTC".to_owned());
     inner.close();
     Some(UpdateWindow { cron: cron?, duration_minutes: minutes?, time_zone })
 }

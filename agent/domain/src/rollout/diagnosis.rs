@@ -105,10 +105,8 @@ pub(super) fn crash_loop(
         let mut down = view.down_containers(revision);
         let name = down.find(|name| restarts <= memory.restarts_of(&view.name, name))?;
         let trouble = of_replica(revision, view, memory)?;
-        let reason = match trouble.reason {
-            Reason::ContainerExited => Reason::CrashLoopBackOff,
-            other => other,
-        };
+        let exited = trouble.reason == Reason::ContainerExited;
+        let reason = if exited { Reason::CrashLoopBackOff } else { trouble.reason };
         let times = memory.restarts_of(&view.name, name);
         let details = format!("{}; it was started again {times} times", trouble.details);
         Some(Trouble { reason, details })
@@ -132,10 +130,8 @@ pub(super) fn late(
     let known = memory.trouble(&revision.name).or(world.network).cloned();
     match known.or_else(|| worst(revision, fleet, memory)) {
         Some(cause) => {
-            let reason = match cause.reason {
-                Reason::WaitingForProbe | Reason::ContainerStarting => LATE,
-                other => other,
-            };
+            let waits = [Reason::WaitingForProbe, Reason::ContainerStarting];
+            let reason = if waits.contains(&cause.reason) { LATE } else { cause.reason };
             Trouble { reason, details: format!("{line} {}", cause.details) }
         }
         None => Trouble { reason: LATE, details: line },

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::info_span;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
@@ -270,6 +270,7 @@ impl Board {
             store: shared.clone(),
             loaded: Loaded { state, ..Loaded::default() },
             clock: Clock::default(),
+            zone_files: ZoneFiles::of_the_board(),
             settings,
             tasks: tasks.clone(),
             inbox: requests,

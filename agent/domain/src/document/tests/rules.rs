@@ -207,7 +207,7 @@ fn jobs() {
         "{triggerType: Schedule, replicaTimeout: 0, scheduleTriggerConfig: {cronExpression: '@daily', parallelism: 0}}",
         &expect![[r#"
             3:58 properties.configuration.replicaTimeout InvalidValue: must be 1 or more, found "0"
-            3:101 properties.configuration.scheduleTriggerConfig.cronExpression InvalidValue: "@daily" is not valid here: five fields: minute, hour, day of the month, month, day of the week
+            3:101 properties.configuration.scheduleTriggerConfig.cronExpression InvalidValue: "@daily" is not valid here: five fields: minute 0-59, hour 0-23, day of the month 1-31, month 1-12, day of the week 0-7
             3:124 properties.configuration.scheduleTriggerConfig.parallelism InvalidValue: must lie between 1 and 100000, found "0"
         "#]],
     );
@@ -241,7 +241,7 @@ fn the_skerry_block() {
             "{updateWindow: {cron: '0 2 * *', durationMinutes: 0}, devices: [{hostPath: ttyUSB0, permissions: x}], probes: {main: {liveness: {tcpSocket: {}}}}}",
         ),
         &expect![[r#"
-            3:31 skerry.updateWindow.cron InvalidValue: "0 2 * *" is not valid here: five fields: minute, hour, day of the month, month, day of the week
+            3:31 skerry.updateWindow.cron InvalidValue: "0 2 * *" is not valid here: five fields: minute 0-59, hour 0-23, day of the month 1-31, month 1-12, day of the week 0-7
             3:59 skerry.updateWindow.durationMinutes InvalidValue: must lie between 1 and 10080, found "0"
             3:84 skerry.devices[0].hostPath InvalidValue: "ttyUSB0" is not valid here: an absolute path without '..'
             3:106 skerry.devices[0].permissions InvalidValue: "x" is not valid here: some of r, w and m
