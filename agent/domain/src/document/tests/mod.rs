@@ -1,5 +1,6 @@
 //! Documents as people write them, and what they are told.
 
+pub(super) mod aca;
 mod errors;
 mod guide;
 mod intake;
