@@ -82,7 +82,8 @@ pub enum Request {
         /// The answer.
         reply: Reply<RevisionName>,
     },
-    /// Change the split, over the document's. ACA's rule of re-weighting holds for what is not named.
+    /// Change the split, over the document's. ACA's rule of re-weighting holds for what is not named. With nothing to
+    /// change it is a question, and nothing is stored.
     Traffic {
         /// Whose.
         app: AppName,
@@ -90,7 +91,7 @@ pub enum Request {
         weights: Vec<TrafficEntry>,
         /// Labels that name another revision, or none, from now on.
         labels: Vec<(String, Option<RevisionName>)>,
-        /// The answer: the split as it is now.
+        /// The answer: the split as it is now, with each label at the revision it names, also where it has no weight.
         reply: Reply<Vec<TrafficEntry>>,
     },
     /// Set a secret's value, or remove a secret that was set here.

@@ -12,6 +12,9 @@ macro_rules! words {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name { $($(#[$variant_meta])* #[doc = concat!("`", $word, "`")] $variant,)* }
         impl $name {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
             /// The word that stands in a status.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -217,4 +220,32 @@ pub struct Statuses {
     pub removed_environments: std::collections::BTreeSet<EnvironmentName>,
     /// Apps and jobs that were removed: their last status is published once more, then the topic is cleared.
     pub removed: std::collections::BTreeSet<AppName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs match on these words: they are those of ACA's live API, which knows more than its schema.
+    #[test]
+    fn states_have_the_words_of_the_live_api() {
+        fn words<T: Copy>(all: &[T], word: impl Fn(T) -> &'static str) -> String {
+            all.iter().map(|state| word(*state)).collect::<Vec<_>>().join(" ")
+        }
+        let app = words(RunningStatus::ALL, RunningStatus::word);
+        assert_eq!(app, "Progressing Running Stopped Suspended Ready");
+        let provisioning = words(ProvisioningState::ALL, ProvisioningState::word);
+        assert_eq!(provisioning, "Provisioning Provisioned Failed Deprovisioning Deprovisioned");
+        assert_eq!(
+            words(RunningState::ALL, RunningState::word),
+            "Running RunningAtMaxScale Processing Activating ActivationFailed ScaledToZero Degraded \
+             Failed Stopped Deprovisioning Unknown"
+        );
+        assert_eq!(words(HealthState::ALL, HealthState::word), "Healthy Unhealthy None");
+        let replica = words(ReplicaRunningState::ALL, ReplicaRunningState::word);
+        assert_eq!(replica, "Running NotRunning Unknown");
+        let phase = words(Phase::ALL, Phase::word);
+        assert_eq!(phase, "Fetching Staged Starting Probation Committed RolledBack");
+        assert_eq!(words(Source::ALL, Source::word), "mqtt file local");
+    }
 }

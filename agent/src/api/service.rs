@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domain::document::Finding;
 use domain::explain::explain;
 use domain::model::AppName;
+use domain::reason::Reason;
 use domain::status::{AppStatus, RunningStatus, Source, Statuses};
 use futures_util::StreamExt as _;
 use skerry_proto::v1;
@@ -75,18 +77,29 @@ impl<I, L> Api<I, L> {
         metadata: &MetadataMap,
         request: impl FnOnce(Reply<T>) -> inbox::Request,
     ) -> Result<T, Status> {
-        self.ask(metadata, request).await?.map_err(|refusal| {
-            let unknown = |finding: &domain::document::Finding| {
-                finding.reason == domain::reason::Reason::UnknownApp
-            };
-            if refusal.findings.iter().any(unknown) {
-                return refused(&refusal, nearest_app(app, &self.statuses()));
-            }
-            refused(&refusal, String::new())
-        })
+        self.ask_hinted(metadata, request, |refusal| self.app_hint(app, refusal)).await
     }
 
-    fn statuses(&self) -> Arc<Statuses> {
+    /// Asks the loop; `hint` finds what a refusal should say beside the fixes of its reasons.
+    pub(super) async fn ask_hinted<T>(
+        &self,
+        metadata: &MetadataMap,
+        request: impl FnOnce(Reply<T>) -> inbox::Request,
+        hint: impl FnOnce(&Refusal) -> String,
+    ) -> Result<T, Status> {
+        self.ask(metadata, request).await?.map_err(|refusal| refused(&refusal, hint(&refusal)))
+    }
+
+    /// The app that was meant, where the refusal says that there is none such.
+    pub(super) fn app_hint(&self, app: &str, refusal: &Refusal) -> String {
+        let unknown = |finding: &Finding| finding.reason == Reason::UnknownApp;
+        if refusal.findings.iter().any(unknown) {
+            return nearest_app(app, &self.statuses());
+        }
+        String::new()
+    }
+
+    pub(super) fn statuses(&self) -> Arc<Statuses> {
         Arc::clone(&self.published.statuses.borrow())
     }
 

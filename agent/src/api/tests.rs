@@ -1,5 +1,7 @@
 //! The API over a real socket, with a loop that remembers what it was asked.
 
+mod verbs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::document::Finding;
+use domain::document::{Finding, TrafficEntry};
 use domain::event::Event;
-use domain::model::{Digest, WallTime};
+use domain::model::{AppName, Digest, RevisionName, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
+use domain::reweigh::reweigh;
 use domain::status::{
     AppStatus, EnvironmentStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState,
     ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source, Statuses, StorageStatus,
@@ -30,7 +33,7 @@ use tracing::info_span;
 use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
 use super::*;
 use crate::clock::Clock;
-use crate::inbox::{Accepted, INBOX_DEPTH, Kind, Refusal, Request};
+use crate::inbox::{Accepted, INBOX_DEPTH, Kind, Refusal, Request, RevisionVerb};
 use crate::published::{DeviceState, Publisher, channels};
 use crate::tasks::Tasks;
 
@@ -131,9 +134,22 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 seen.send_modify(|seen| seen.push(format!("run {app} {run:?}")));
                 reply.send(known(app.as_str())).unwrap();
             }
-            Request::Revision { .. }
-            | Request::Traffic { .. }
-            | Request::Secret { .. }
+            Request::Revision { revision, verb, reply } => {
+                seen.send_modify(|seen| seen.push(format!("{verb:?} {revision}")));
+                let copied = matches!(verb, RevisionVerb::Copy { .. });
+                let came =
+                    if copied { "hello--0000003".parse().unwrap() } else { revision.clone() };
+                reply.send(known_revision(revision.as_str()).map(|()| came)).unwrap();
+            }
+            Request::Traffic { app, weights, labels, reply } => {
+                seen.send_modify(|seen| seen.push(told(&app, &weights, &labels)));
+                let moved = labels.iter().filter_map(|(_, revision)| revision.as_ref());
+                let named = weights.iter().filter_map(|entry| entry.revision.as_ref()).chain(moved);
+                let refused = named.map(|name| known_revision(name.as_str())).find(Result::is_err);
+                let answer = known(app.as_str()).and(refused.unwrap_or(Ok(())));
+                reply.send(answer.and_then(|()| split(&weights))).unwrap();
+            }
+            Request::Secret { .. }
             | Request::Secrets { .. }
             | Request::DeleteEnvironment { .. }
             | Request::Connecting { .. }
@@ -142,6 +158,44 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
             }
         }
     }
+}
+
+fn known_revision(name: &str) -> Result<(), Refusal> {
+    let app = name.split("--").next().unwrap();
+    known(app)?;
+    if matches!(name, "hello--0000001" | "hello--0000002") {
+        return Ok(());
+    }
+    let message = format!("{app} has no revision {name}");
+    Err(refusal(vec![finding("", Reason::UnknownRevision, &message)]))
+}
+
+fn told(
+    app: &AppName,
+    weights: &[TrafficEntry],
+    labels: &[(String, Option<RevisionName>)],
+) -> String {
+    let mut words = vec![format!("traffic {app}")];
+    words.extend(weights.iter().map(|TrafficEntry { revision, latest, weight, label }| {
+        let revision = revision.as_ref().map(RevisionName::as_str).unwrap_or_default();
+        let (latest, label) = (if *latest { "latest" } else { "" }, label.as_deref());
+        format!("{latest}{revision}{}={weight}", label.unwrap_or_default())
+    }));
+    words.extend(labels.iter().map(|(label, revision)| {
+        format!("{label}->{}", revision.as_ref().map(RevisionName::as_str).unwrap_or_default())
+    }));
+    words.join(" ")
+}
+
+/// The split of `hello`, with weights given over it.
+fn split(weights: &[TrafficEntry]) -> Result<Vec<TrafficEntry>, Refusal> {
+    let latest = TrafficEntry { latest: true, weight: 100, ..TrafficEntry::default() };
+    let blue = TrafficEntry {
+        revision: Some("hello--0000001".parse().unwrap()),
+        label: Some("blue".to_owned()),
+        ..TrafficEntry::default()
+    };
+    reweigh(&[latest, blue], weights).map_err(|finding| refusal(vec![finding]))
 }
 
 fn known(app: &str) -> Result<(), Refusal> {

@@ -14,7 +14,7 @@ use super::check::check;
 use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
-use super::{explain, follow, secret, show};
+use super::{explain, follow, revision, secret, show, traffic};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -35,6 +35,8 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         | Command::Show { .. }
         | Command::Revisions { .. }
         | Command::Replicas { .. }
+        | Command::Revision { .. }
+        | Command::Traffic(_)
         | Command::Logs(_)
         | Command::Events { .. }
         | Command::Environments
@@ -88,8 +90,10 @@ async fn ask(
         Command::Replicas { app } => {
             let replicas = status(agent, app).await?.revisions;
             let replicas: Vec<_> = replicas.into_iter().flat_map(|r| r.replica_list).collect();
-            console.answer(output, &replicas, |replicas| show::replicas(replicas.iter()))
+            console.answer(output, &replicas, |replicas| show::replicas(replicas))
         }
+        Command::Revision { command } => revision::revision(agent, console, output, command).await,
+        Command::Traffic(args) => traffic::traffic(agent, console, output, args).await,
         Command::Logs(args) => follow::logs(agent, console, output, args).await,
         Command::Events { follow } => follow::events(agent, console, output, follow).await,
         Command::Environments => {

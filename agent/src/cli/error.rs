@@ -56,6 +56,9 @@ pub(super) enum CliError {
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]
     Failed { app: String, why: String },
+    /// What was typed means nothing, or two things.
+    #[error("{message}")]
+    Typed { message: String, hint: Option<String> },
     /// The word is no reason.
     #[error(transparent)]
     NoReason(#[from] UnknownReason),
@@ -115,6 +118,7 @@ impl Hint for CliError {
             Self::Refused(refused) => refused_hint(refused),
             Self::Call(status) => call_hint(status.code()),
             Self::Failed { app, .. } => Some(format!("skerry explain {app}")),
+            Self::Typed { hint, .. } => hint.clone(),
             Self::NoReason(UnknownReason(word)) => nearest_reason(word),
             Self::Terminal => {
                 Some("pipe it in, such as: skerry secret set APP NAME < FILE".to_owned())

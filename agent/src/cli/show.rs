@@ -37,18 +37,22 @@ pub(super) fn apps(apps: &[AppStatus], now: WallTime) -> String {
 
 /// `skerry revisions`.
 pub(super) fn revisions(revisions: &[RevisionStatus]) -> String {
+    if revisions.is_empty() {
+        return "no revisions\n".to_owned();
+    }
     let mut table = Table::new([
-        "REVISION", "ACTIVE", "TRAFFIC", "READY", "STATE", "HEALTH", "PHASE", "REASON",
+        "REVISION", "ACTIVE", "PHASE", "TRAFFIC", "LABELS", "READY", "STATE", "HEALTH", "REASON",
     ]);
     for revision in revisions {
         table.row([
             revision.name.clone(),
             yes(revision.active),
+            revision.phase.clone(),
             percent(revision.traffic_weight),
+            revision.labels.join(","),
             format!("{}/{}", revision.ready_replicas, revision.replicas),
             revision.running_state.clone(),
             revision.health_state.clone(),
-            revision.phase.clone(),
             revision.reason.clone(),
         ]);
     }
@@ -56,7 +60,10 @@ pub(super) fn revisions(revisions: &[RevisionStatus]) -> String {
 }
 
 /// `skerry replicas`.
-pub(super) fn replicas<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) -> String {
+pub(super) fn replicas(replicas: &[ReplicaStatus]) -> String {
+    if replicas.is_empty() {
+        return "no replicas\n".to_owned();
+    }
     let mut table = Table::new(["REPLICA", "STATE", "READY", "ADDRESS", "RESTARTS", "REASON"]);
     for replica in replicas {
         table.row([

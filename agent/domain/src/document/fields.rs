@@ -278,6 +278,8 @@ impl<'a> Fields<'a> {
 
     /// Warns of every key that was given and that nobody asked for.
     pub(super) fn close(self) {
+        #[cfg(test)]
+        super::tests::aca::note(self.place, &self.path, &self.asked);
         for (key, node) in self.entries {
             if node.value == Value::Null || self.asked.contains(&key.as_str()) {
                 continue;

@@ -11,7 +11,7 @@ use expect_test::expect_file;
 use crate::document::support::{KEYS, LATER, Place};
 
 /// Which keys of the document each feature is asked for by, as the reader names them.
-fn keys_of_features() -> BTreeMap<String, String> {
+pub(super) fn keys_of_features() -> BTreeMap<String, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/document");
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
