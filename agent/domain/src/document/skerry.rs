@@ -68,7 +68,6 @@ pub(super) fn extras(fields: &mut Fields<'_>) -> Extras {
 
 fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
     let mut inner = fields.inner("updateWindow", Place::UpdateWindow)?;
-    fields.later("updateWindow", "updateWindow");
     for (key, what) in
         [("cron", "when it begins, in five fields"), ("durationMinutes", "how long it lasts")]
     {

@@ -168,7 +168,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("recreate", "not acted on yet: the new revision starts beside the old one"),
     ("probation", "not acted on yet: the old revision stops once the new one is ready"),
     ("standby", "not acted on yet: no replica waits at zero"),
-    ("updateWindow", "not acted on yet: a new revision takes over as soon as it is ready"),
     ("devices", "not acted on yet: the container does not get the device"),
     ("capabilities", "not acted on yet: the container has the default capabilities"),
     ("execProbes", "not acted on yet: the command is not run"),

@@ -130,7 +130,6 @@ fn the_skerry_block_is_no_exception() {
             3:39 skerry.updateStrategy NotYetSupported: not acted on yet: the new revision starts beside the old one
             3:67 skerry.probationSeconds NotYetSupported: not acted on yet: the old revision stops once the new one is ready
             3:79 skerry.standby NotYetSupported: not acted on yet: no replica waits at zero
-            3:101 skerry.updateWindow NotYetSupported: not acted on yet: a new revision takes over as soon as it is ready
             3:151 skerry.devices NotYetSupported: not acted on yet: the container does not get the device
             3:187 skerry.capabilities NotYetSupported: not acted on yet: the container has the default capabilities
             3:207 skerry.probes NotYetSupported: not acted on yet: the command is not run
