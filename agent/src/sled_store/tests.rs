@@ -111,7 +111,7 @@ fn what_was_committed_is_there_after_a_restart() {
 #[test]
 fn an_environment_is_kept_by_the_store_and_by_its_copy() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path()).unwrap();
     let gone = EnvironmentRecord {
         name: "gone".parse().unwrap(),
         accepted: None,
@@ -125,7 +125,7 @@ fn an_environment_is_kept_by_the_store_and_by_its_copy() {
         if rebuilt {
             fs::remove_dir_all(dir.path().join("state")).unwrap();
         }
-        let (_, loaded) = SledStore::open(dir.path()).unwrap();
+        let (_, loaded) = open(dir.path()).unwrap();
         let known: Vec<_> = loaded.state.environments.into_values().collect();
         assert_eq!(known, [gone.clone(), environment()], "rebuilt: {rebuilt}");
     }

@@ -25,9 +25,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     ];
     let secrets = secrets(&mut fields);
     let active_revisions_mode = fields.choice("activeRevisionsMode", MODES).unwrap_or_default();
-    if active_revisions_mode != RevisionsMode::Single {
-        fields.later("revisionsMode", "activeRevisionsMode");
-    }
     let ingress = ingress::read(&mut fields, active_revisions_mode);
     let registries = registries(&mut fields);
     let dapr = fields.inner("dapr", Place::Dapr).map(dapr);
@@ -36,9 +33,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     let service = service(&mut fields);
     let identity_settings = identity_settings(&mut fields);
     let target_label = fields.ruled("targetLabel", rules::traffic_label);
-    if target_label.is_some() {
-        fields.later("targetLabel", "targetLabel");
-    }
     fields.close();
     Configuration {
         secrets,

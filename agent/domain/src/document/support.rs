@@ -165,12 +165,6 @@ pub(super) const KEYS: &[(Place, &str, Reason, &str)] = &[
 
 /// What is read, kept and not acted on in this release, and what happens instead.
 pub(super) const LATER: &[(&str, &str)] = &[
-    ("trafficSplit", "not acted on yet: all traffic goes to the newest revision that is ready"),
-    (
-        "revisionsMode",
-        "not acted on yet: taken as Single, so that the newest ready revision serves alone",
-    ),
-    ("targetLabel", "not acted on yet: labels come with a later release"),
     ("scaleRules", "not acted on yet: minReplicas replicas run, and one at least"),
     ("scaleTiming", "not acted on yet: the number of replicas does not follow the load"),
     ("scaleToZero", "not acted on yet: one replica stays"),
@@ -193,11 +187,7 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("tcp", "not acted on yet: TCP ingress comes with a later release"),
     ("exposedPort", "not acted on yet: TCP ingress comes with a later release"),
     ("additionalPorts", "not acted on yet: only targetPort is served"),
-    ("force", "not acted on yet"),
-    ("recreate", "not acted on yet: the new revision starts beside the old one"),
-    ("probation", "not acted on yet: the old revision stops once the new one is ready"),
     ("standby", "not acted on yet: no replica waits at zero"),
-    ("updateWindow", "not acted on yet: a new revision takes over as soon as it is ready"),
 ];
 
 /// Why a key is not read, if it is known.

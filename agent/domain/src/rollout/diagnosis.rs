@@ -80,6 +80,7 @@ pub(crate) fn is_failure(reason: Reason) -> bool {
             | Reason::ContainerdUnavailable
             | Reason::WaitingForStop
             | Reason::WaitingForWindow
+            | Reason::TimeZoneUnknown
             | Reason::LockedByApp
     )
 }

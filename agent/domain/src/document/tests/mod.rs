@@ -1,7 +1,7 @@
 //! Documents as people write them, and what they are told.
 
-mod environment;
 pub(super) mod aca;
+mod environment;
 mod errors;
 mod guide;
 mod intake;

@@ -142,7 +142,6 @@ fn the_skerry_block_is_no_exception() {
             3:39 skerry.updateStrategy NotYetSupported: not acted on yet: the new revision starts beside the old one
             3:67 skerry.probationSeconds NotYetSupported: not acted on yet: the old revision stops once the new one is ready
             3:79 skerry.standby NotYetSupported: not acted on yet: no replica waits at zero
-            3:101 skerry.updateWindow NotYetSupported: not acted on yet: a new revision takes over as soon as it is ready
         "#]],
     );
 }

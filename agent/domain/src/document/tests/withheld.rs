@@ -20,6 +20,7 @@ fn entries(document: &mut Document) -> &mut Vec<SecretEntry> {
     match document {
         Document::App(app) => &mut app.configuration.secrets,
         Document::Job(job) => &mut job.configuration.secrets,
+        Document::Environment(_) => panic!("an environment has no such list"),
     }
 }
 
