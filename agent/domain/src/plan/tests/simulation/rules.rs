@@ -1,0 +1,402 @@
+//! What must hold whatever happens, looked at in every round.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::board::Time;
+use super::run::{Checked, Run, Violation, broken};
+use crate::document::{RevisionsMode, UpdateStrategy};
+use crate::model::{AppName, ReplicaName, RevisionName};
+use crate::plan::{Action, Doing, Fleet};
+use crate::replica::{ContainerState, ObservedReplica};
+use crate::route::RouteTable;
+use crate::state::{AppRecord, RevisionRecord};
+use crate::status::Phase;
+
+/// Devices are held by one replica at a time, and `updateStrategy: recreate` is acted on.
+pub(super) const EXCLUSIVE: bool = false;
+
+/// A sleep of this length is long enough to look what would be planned in it.
+const SLEEP: Time = 1_000;
+
+/// How many replicas a revision is asked to have, told from the documents alone.
+pub(super) fn asked(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+    if record.removed || record.stopped || !revision.active {
+        return 0;
+    }
+    let scale = &revision.template.scale;
+    let most = record.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
+    let least = record.scale.min_replicas.unwrap_or(scale.min_replicas).min(most);
+    record.scale.replicas.unwrap_or(least.max(1))
+}
+
+/// Its newest template was tried and given up.
+pub(super) fn was_rolled_back(record: &AppRecord) -> bool {
+    record.latest().is_some_and(|latest| latest.phase == Phase::RolledBack)
+}
+
+fn is_single(record: &AppRecord) -> bool {
+    let document = record.document();
+    document.is_some_and(|document| {
+        document.configuration.active_revisions_mode == RevisionsMode::Single
+    })
+}
+
+fn is_recreated(record: &AppRecord) -> bool {
+    record.document().is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
+}
+
+fn is_arrow(from: Phase, to: Phase) -> bool {
+    use Phase::{Committed, Fetching, Probation, RolledBack, Staged, Starting};
+    match (from, to) {
+        (Fetching, Staged | Starting | RolledBack)
+        | (Staged, Fetching | Starting | RolledBack)
+        | (Starting, Fetching | Staged | Probation | Committed | RolledBack)
+        | (Probation, Committed | RolledBack)
+        | (RolledBack, Fetching | Staged | Starting) => true,
+        (from, to) => from == to,
+    }
+}
+
+impl Run {
+    /// Between two events nothing is learned: what is to be done in between must have been asked for.
+    pub(super) fn check_sleep(&mut self, next: Time) -> Checked {
+        let agent = &self.agent;
+        let idle = agent.up && agent.sight.looked && agent.sight.trouble.is_none();
+        if next < self.now + SLEEP || !idle || self.now < self.troubles.disk {
+            return Ok(());
+        }
+        if !self.dice.once_in(4) {
+            return Ok(());
+        }
+        let plan = self.plan_at(next - 1);
+        if plan.steps.is_empty() && plan.actions.is_empty() {
+            return Ok(());
+        }
+        let details = format!("until {next}: {:?} {:?}", plan.steps, plan.actions);
+        broken("sleeps while there is something to do", details)
+    }
+
+    /// A step keeps what serves, and goes along an arrow.
+    pub(super) fn check_step(&self, after: &AppRecord) -> Checked {
+        let Some(before) = self.agent.state.apps.get(&after.name) else { return Ok(()) };
+        if before.serving().is_some() && after.serving().is_none() && !after.removed {
+            return broken("loses the revision that serves", after.name.to_string());
+        }
+        for new in &after.revisions {
+            let Some(old) = before.revisions.iter().find(|old| old.name == new.name) else {
+                return broken("a step makes a revision", new.name.to_string());
+            };
+            if old.digest != new.digest {
+                return broken("a revision changes", new.name.to_string());
+            }
+            if !is_arrow(old.phase, new.phase) {
+                let details = format!("{}: {:?} to {:?}", new.name, old.phase, new.phase);
+                return broken("not an arrow", details);
+            }
+            if old.was_ready && !new.was_ready {
+                return broken("was ready and never was", new.name.to_string());
+            }
+            if !old.was_ready && new.was_ready {
+                self.check_proof(after, new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A revision that takes over has as many ready replicas as it is asked to have, and they really are.
+    fn check_proof(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let proved = self.proved.iter().filter(|name| is_of(name, &revision.name)).count();
+        let ready = self.board.replicas.iter().filter(|(name, real)| {
+            is_of(name, &revision.name) && real.is_ready(self.now) && !self.proved.contains(*name)
+        });
+        let (wanted, proved) = (asked(record, revision), proved + ready.count());
+        if proved < wanted.max(1) as usize {
+            let details = format!("{}: {proved} of {wanted} ever were", revision.name);
+            return broken("takes over without being ready", details);
+        }
+        Ok(())
+    }
+
+    /// Nothing that runs as it should is touched, and no more is started than asked for.
+    pub(super) fn check_actions(&self, actions: &[Action]) -> Checked {
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let fleet = self.fleet();
+        let stops: BTreeSet<&ReplicaName> = actions
+            .iter()
+            .filter_map(|action| if let Action::Stop(name, _) = action { Some(name) } else { None })
+            .collect();
+        self.check_once(actions)?;
+        for action in actions {
+            match action {
+                Action::Fetch(_) => (),
+                Action::Start(order) => {
+                    let record = self.agent.state.apps.get(&order.app);
+                    let Some(record) = record else {
+                        return broken("starts what nobody asked for", order.replica.to_string());
+                    };
+                    self.check_bound(record, actions, &stops)?;
+                    if EXCLUSIVE && is_recreated(record) {
+                        self.check_alone(record, &order.replica, &order.revision)?;
+                    }
+                }
+                Action::Restart(order, container) => {
+                    self.check_restart(&fleet, &order.replica, container)?;
+                }
+                Action::Stop(name, _) => self.check_stop(&fleet, name, &stops)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is being done is not ordered again, nor two things at once of one replica.
+    fn check_once(&self, actions: &[Action]) -> Checked {
+        let agent = &self.agent;
+        let mut replicas = BTreeSet::new();
+        for action in actions {
+            let (name, twice) = match action {
+                Action::Fetch(order) => {
+                    if agent.fetching.contains(&order.revision) {
+                        return broken("ordered twice", order.revision.to_string());
+                    }
+                    continue;
+                }
+                Action::Start(order) => {
+                    let known = agent.sight.replicas.contains_key(&order.replica);
+                    (&order.replica, known || agent.doing.contains_key(&order.replica))
+                }
+                Action::Restart(order, _) => {
+                    (&order.replica, agent.doing.contains_key(&order.replica))
+                }
+                Action::Stop(name, _) => {
+                    let doing = agent.doing.get(name);
+                    (name, matches!(doing, Some(Doing::Stopping | Doing::Restarting(_))))
+                }
+            };
+            if twice || !replicas.insert(name) {
+                return broken("ordered twice", name.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bound(
+        &self,
+        record: &AppRecord,
+        actions: &[Action],
+        stops: &BTreeSet<&ReplicaName>,
+    ) -> Checked {
+        let mut asks: Vec<u32> =
+            record.revisions.iter().map(|revision| asked(record, revision)).collect();
+        if is_single(record) {
+            // The newest, and one that it takes over from.
+            let latest = asks.pop();
+            asks.sort_unstable();
+            asks = latest.into_iter().chain(asks.pop()).collect();
+        }
+        let allowed: u32 = asks.into_iter().sum();
+        let stopping = |name: &ReplicaName| {
+            stops.contains(name) || matches!(self.agent.doing.get(name), Some(Doing::Stopping))
+        };
+        let seen = self.agent.sight.replicas.iter().filter(|(name, seen)| {
+            seen.app == record.name && self.is_of_this_boot(name, seen) && !stopping(name)
+        });
+        let starting = self.agent.doing.iter().filter(|(name, doing)| match doing {
+            Doing::Starting(order) | Doing::Restarting(order) => {
+                let unseen = !self.agent.sight.replicas.contains_key(*name);
+                order.app == record.name && unseen && !stopping(name)
+            }
+            Doing::Stopping => false,
+        });
+        let starts = actions
+            .iter()
+            .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
+        let count = seen.count() + starting.count() + starts.count();
+        if (allowed as usize) < count {
+            let details = format!("{count} of {} where {allowed} are allowed", record.name);
+            return broken("more than asked plus the surge", details);
+        }
+        Ok(())
+    }
+
+    /// A replica of an app that is recreated starts when those of its other revisions are gone.
+    fn check_alone(
+        &self,
+        record: &AppRecord,
+        name: &ReplicaName,
+        revision: &RevisionName,
+    ) -> Checked {
+        let other = self.board.replicas.iter().find(|(one, real)| {
+            *one != name
+                && real.lives()
+                && real.seen.app == record.name
+                && real.seen.revision != *revision
+        });
+        match other {
+            Some((other, _)) => {
+                broken("two revisions where one is to be recreated", format!("{name} and {other}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_of_this_boot(&self, name: &ReplicaName, seen: &ObservedReplica) -> bool {
+        let agent = &self.agent;
+        let stands = agent.sight.namespaces.contains(name) || agent.doing.contains_key(name);
+        seen.boot == agent.settings.boot && stands
+    }
+
+    fn check_restart(&self, fleet: &Fleet<'_>, name: &ReplicaName, container: &str) -> Checked {
+        let seen = self.agent.sight.replicas.get(name);
+        let state = seen.and_then(|seen| seen.containers.get(container));
+        if !matches!(state, Some(ContainerState::Running { .. })) {
+            return Ok(());
+        }
+        let views = seen.map(|seen| fleet.replicas(&seen.revision)).unwrap_or_default();
+        let view = views.iter().find(|view| view.name == *name);
+        let health = view.and_then(|view| view.health);
+        if health.is_some_and(|health| health.unhealthy.iter().any(|one| one == container)) {
+            return Ok(());
+        }
+        broken("restarts what runs", format!("{container} of {name}"))
+    }
+
+    fn check_stop(
+        &self,
+        fleet: &Fleet<'_>,
+        name: &ReplicaName,
+        stops: &BTreeSet<&ReplicaName>,
+    ) -> Checked {
+        let agent = &self.agent;
+        let Some(seen) = agent.sight.replicas.get(name) else { return Ok(()) };
+        if !self.is_of_this_boot(name, seen) {
+            return Ok(());
+        }
+        let Some(record) = agent.state.apps.get(&seen.app) else { return Ok(()) };
+        let moved = record.document().is_none_or(|one| one.environment != seen.environment);
+        let known = record.revisions.iter().find(|known| known.name == seen.revision);
+        let Some(revision) = known.filter(|known| known.digest == seen.template_digest) else {
+            return Ok(());
+        };
+        let running = |state: &ContainerState| matches!(state, ContainerState::Running { .. });
+        let wanted = asked(record, revision) as usize;
+        if moved || wanted == 0 || !seen.containers.values().all(running) {
+            return Ok(());
+        }
+        let views = fleet.replicas(&revision.name);
+        let kept = || views.iter().filter(|view| !stops.contains(&view.name));
+        let ready = views.iter().any(|view| view.name == *name && view.ready);
+        if kept().count() < wanted {
+            return broken("stops what runs as it should", name.to_string());
+        }
+        if ready && kept().any(|view| !view.ready) {
+            return broken("stops a ready one and keeps one that is not", name.to_string());
+        }
+        Ok(())
+    }
+
+    /// Requests go to replicas that are ready, and to a revision that has proved itself where there is one.
+    pub(super) fn check_routes(&self, fleet: &Fleet<'_>, routes: &RouteTable) -> Checked {
+        for service in routes.environments.values().flat_map(|routes| routes.apps.values()) {
+            for backend in service.revisions.values().flatten() {
+                let name = &backend.replica;
+                let seen = self.agent.sight.replicas.get(name);
+                let running =
+                    |state: &ContainerState| matches!(state, ContainerState::Running { .. });
+                let runs = seen.is_some_and(|seen| seen.containers.values().all(running));
+                let well = self.agent.health.get(name).is_some_and(|health| health.ready);
+                if !runs || !well || self.agent.doing.contains_key(name) {
+                    return broken("traffic to a replica that is not ready", name.to_string());
+                }
+            }
+            let Some(record) = self.agent.state.apps.get(&service.app) else {
+                return broken("traffic to an app that there is not", service.app.to_string());
+            };
+            let proved = |name: &RevisionName| {
+                record.revisions.iter().any(|one| one.name == *name && one.was_ready && one.active)
+            };
+            let other = record
+                .revisions
+                .iter()
+                .find(|one| one.active && one.was_ready && 0 < fleet.ready(&one.name));
+            let unproved =
+                service.split.iter().find(|share| 0 < share.weight && !proved(&share.revision));
+            if let (Some(share), Some(other)) = (unproved, other) {
+                let details = format!("{} while {} serves", share.revision, other.name);
+                return broken("traffic to a revision that was never ready", details);
+            }
+        }
+        Ok(())
+    }
+
+    /// Who serves is not taken out of service while nobody else can: not one request is lost to a decision.
+    pub(super) fn check_service(
+        &self,
+        routes: &RouteTable,
+    ) -> Result<BTreeMap<AppName, BTreeSet<ReplicaName>>, Violation> {
+        let mut served = BTreeMap::new();
+        for service in routes.environments.values().flat_map(|routes| routes.apps.values()) {
+            let shares = service.split.iter().filter(|share| 0 < share.weight);
+            let backends = shares.filter_map(|share| service.revisions.get(&share.revision));
+            let names: BTreeSet<ReplicaName> =
+                backends.flatten().map(|backend| backend.replica.clone()).collect();
+            let before = self.agent.served.get(&service.app);
+            let well = |name: &&ReplicaName| {
+                let real = self.board.replicas.get(*name);
+                let well = real.is_some_and(|real| real.is_ready(self.now));
+                well && self.agent.sight.namespaces.contains(*name)
+            };
+            if names.is_empty()
+                && let Some(lost) = before.into_iter().flatten().find(well)
+                && let Some(record) = self.agent.state.apps.get(&service.app)
+                && is_single(record)
+                && !is_recreated(record)
+                && self.is_to_serve(record, lost)
+            {
+                let details = format!("{lost} served {} and could still", service.app);
+                broken("nobody serves where somebody could", details)?;
+            }
+            served.insert(service.app.clone(), names);
+        }
+        Ok(served)
+    }
+
+    /// The app is to run, and the replica is where it is to run.
+    fn is_to_serve(&self, record: &AppRecord, name: &ReplicaName) -> bool {
+        let wanted = record.latest().is_some_and(|latest| 0 < asked(record, latest));
+        let home = record.document().map(|document| &document.environment);
+        let seen = self.board.replicas.get(name).map(|real| &real.seen);
+        let health = self.agent.health.get(name);
+        wanted
+            && health.is_some_and(|health| health.ready && health.unhealthy.is_empty())
+            && seen.map(|seen| &seen.environment) == home
+    }
+
+    /// A process that starts holds its things alone.
+    pub(super) fn check_run(&self, name: &ReplicaName) -> Checked {
+        let Some(real) = self.board.replicas.get(name) else { return Ok(()) };
+        if EXCLUSIVE {
+            for device in &real.devices {
+                if let Some(other) = self.board.holders(device, name).next() {
+                    let details = format!("{name} and {other} hold {device}");
+                    return broken("two replicas with one device", details);
+                }
+            }
+        }
+        let twin = self.board.replicas.iter().find(|(other, twin)| {
+            *other != name && twin.lives() && twin.seen.address == real.seen.address
+        });
+        if let Some((other, _)) = twin {
+            let details = format!("{name} and {other} at {}", real.seen.address);
+            return broken("two replicas with one address", details);
+        }
+        Ok(())
+    }
+}
+
+/// A replica's name begins with its revision's.
+fn is_of(name: &ReplicaName, revision: &RevisionName) -> bool {
+    let rest = name.as_str().strip_prefix(revision.as_str());
+    rest.is_some_and(|rest| rest.starts_with('-') && rest.len() == 6)
+}
