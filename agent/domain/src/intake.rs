@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use crate::allowances::Allowances;
-use crate::document::{AppDocument, Document, Finding, JobDocument, Template, parse};
+use crate::document::{
+    AppDocument, Document, Finding, JobDocument, RevisionsMode, Template, parse,
+};
 use crate::model::{AppName, Digest, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
 use crate::state::{Accepted, AppRecord, JobRecord, RevisionRecord};
@@ -116,10 +118,11 @@ pub fn app(
         remove(&mut record);
         return Verdict::Changed(Box::new(record));
     }
-    if let Err(finding) = add_revision(&mut record, &document.template) {
+    if let Err(finding) = revise(&mut record, &document) {
         return Verdict::Refused(vec![finding]);
     }
     record.removed = false;
+    record.traffic = None;
     record.accepted = Some(Accepted {
         payload: incoming.payload.into(),
         digest,
@@ -137,6 +140,9 @@ pub fn remove(record: &mut AppRecord) {
     record.scale = crate::document::ScaleTarget::default();
     // The names stay taken while replicas go; a new app of this name starts its counter where this one ended.
     record.revisions.clear();
+    record.traffic = None;
+    record.labels.clear();
+    record.refused.clear();
 }
 
 /// What follows from a job's document, given what is known of the job.
@@ -224,11 +230,67 @@ fn check_generation(given: Option<u64>, known: u64, in_force: bool) -> Result<()
     }
 }
 
-/// A changed template makes a revision, an unchanged one makes none.
-fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Finding> {
-    if record.latest().is_some_and(|latest| *latest.template == *template) {
+/// What a document makes of an app's revisions: a changed template makes one, an unchanged one makes none.
+fn revise(record: &mut AppRecord, document: &AppDocument) -> Result<(), Finding> {
+    move_labels(record, document);
+    let (template, force) = (&document.template, document.skerry.force);
+    let digest = template.digest();
+    if record.refused.contains(&digest) {
+        if !force {
+            let message = "it failed on this board, and the one before it serves";
+            return Err(refusal(Reason::TemplateRefused, "properties.template", message));
+        }
+        record.refused.retain(|refused| *refused != digest);
+    }
+    let single = document.configuration.active_revisions_mode == RevisionsMode::Single;
+    if let Some(latest) = record.revisions.last_mut().filter(|latest| *latest.template == *template)
+    {
+        let failed = latest.phase == Phase::RolledBack;
+        if failed || (single && !latest.active) {
+            latest.begin();
+            hold(record, single);
+        }
         return Ok(());
     }
+    hold(record, single);
+    add_revision(record, template).map(drop)
+}
+
+/// What was in force stays so for the revisions there are, until the new one takes over.
+fn hold(record: &mut AppRecord, single: bool) {
+    let in_force = record.accepted.clone();
+    let latest_failed = record.latest().is_some_and(|latest| latest.phase == Phase::RolledBack);
+    let serves = record.serving().is_some();
+    for revision in record.revisions.iter_mut().filter(|revision| revision.active) {
+        if !single || !serves {
+            revision.held = None;
+        } else if revision.held.is_none() && revision.phase != Phase::Fetching && !latest_failed {
+            revision.held.clone_from(&in_force);
+        }
+    }
+}
+
+/// Labels that the document gives to a revision of its choice are no longer where a person, or an earlier document,
+/// moved them.
+fn move_labels(record: &mut AppRecord, document: &AppDocument) {
+    let labels_mode = document.configuration.active_revisions_mode == RevisionsMode::Labels;
+    for entry in document.configuration.ingress.iter().flat_map(|ingress| &ingress.traffic) {
+        match (&entry.label, &entry.revision) {
+            (Some(label), Some(revision)) if labels_mode => {
+                record.labels.insert(label.clone(), revision.clone());
+            }
+            (Some(label), Some(_)) => drop(record.labels.remove(label)),
+            (Some(label), None) if entry.latest => drop(record.labels.remove(label)),
+            (Some(_) | None, _) => (),
+        }
+    }
+}
+
+/// Makes a revision of a template, the newest of its app.
+pub(crate) fn add_revision(
+    record: &mut AppRecord,
+    template: &Template,
+) -> Result<RevisionName, Finding> {
     let path = "properties.template.revisionSuffix";
     let suffix = match &template.revision_suffix {
         Some(suffix) => suffix.clone(),
@@ -242,7 +304,7 @@ fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Findi
     }
     let canonical = template.canonical();
     record.revisions.push(RevisionRecord {
-        name,
+        name: name.clone(),
         template: Arc::new(template.clone()),
         digest: Digest::of(canonical.as_bytes()),
         canonical: canonical.into(),
@@ -254,8 +316,9 @@ fn add_revision(record: &mut AppRecord, template: &Template) -> Result<(), Findi
         held: None,
         failure: None,
         restarts: 0,
+        refetch: false,
     });
-    Ok(())
+    Ok(name)
 }
 
 /// The next of the counter that no given suffix has taken.

@@ -3,10 +3,9 @@
 //! `plan` is called with the whole state and the whole world, as often as anybody likes: what is being done is part of
 //! the world, so nothing is ordered twice. It remembers only what the world cannot tell ([`Memory`]): failures, back-offs, and which address was given last.
 //!
-//! ```text
-//!   Fetching ──images──▶ Staged ──▶ Starting ──ready──▶ Committed ──newer one committed──▶ inactive
-//! ```
+//! How a revision comes to the traffic is in [`rollout`](crate::rollout); here is what follows for its replicas.
 
+mod exclusive;
 mod fleet;
 mod memory;
 mod orders;
@@ -25,11 +24,11 @@ use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
+use crate::rollout::{self, Step};
 use crate::state::{AppRecord, RevisionRecord, State};
-use crate::status::Phase;
 
 pub use self::fleet::{Fleet, ReplicaView};
-pub use self::memory::Memory;
+pub use self::memory::{Memory, Surveyed};
 
 /// What is known of the world, and of what is being done to it.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +45,8 @@ pub struct World<'a> {
     pub doing: &'a BTreeMap<ReplicaName, Doing>,
     /// Revisions whose images are being fetched.
     pub fetching: &'a BTreeSet<RevisionName>,
+    /// Apps for which the board is being measured.
+    pub surveying: &'a BTreeSet<AppName>,
     /// Environments whose network stands.
     pub subnets: &'a BTreeMap<EnvironmentName, Ipv4Net>,
     /// What is wrong with the board as a whole; while containerd is away nothing is ordered from it.
@@ -105,15 +106,8 @@ pub enum Action {
     Restart(Arc<ReplicaOrder>, String),
     /// Stop a replica and remove all of it, its network too.
     Stop(ReplicaName, Duration),
-}
-
-/// A step of a revision, to be durable before anything follows from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// It is ready, and gets the traffic.
-    Commit(AppName, RevisionName),
-    /// It serves no more; its replicas go.
-    Retire(AppName, RevisionName),
+    /// Measure the board, and these replicas on it, for an app.
+    Survey(AppName, Vec<ReplicaName>),
 }
 
 /// What to do next.
@@ -130,7 +124,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn wake(&mut self, at: Moment) {
+    pub(crate) fn wake(&mut self, at: Moment) {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 }
@@ -139,12 +133,17 @@ impl Plan {
 pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     memory.learn(state, world);
     let fleet = Fleet::of(state, world, memory);
+    memory.see_ready(fleet.complete(state));
     let mut plan = Plan::default();
     for record in state.apps.values() {
-        plan.steps.extend(steps(record, &fleet));
+        let step = rollout::advance(record, &fleet, world, memory, &mut plan);
+        plan.steps.extend(step);
     }
-    let documents = state.apps.values().filter_map(AppRecord::document);
-    plan.environments.extend(documents.map(|document| document.environment.clone()));
+    for record in state.apps.values() {
+        let own = record.revisions.iter().filter(|revision| revision.active);
+        let documents = record.document().into_iter().chain(own.filter_map(|one| record.document_of(one)));
+        plan.environments.extend(documents.map(|document| document.environment.clone()));
+    }
     // The network of an environment outlives its last app by that app's replicas.
     plan.environments.extend(world.observed.values().map(|replica| replica.environment.clone()));
     if world.runtime.is_some() {
@@ -159,27 +158,6 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     plan
 }
 
-/// The steps that a look at the fleet allows.
-fn steps(record: &AppRecord, fleet: &Fleet<'_>) -> Vec<Step> {
-    let Some(latest) = record.latest() else { return Vec::new() };
-    let wanted = record.wanted_of(latest).count();
-    let ready = fleet.ready(&latest.name);
-    let mut steps = Vec::new();
-    let proven = latest.phase == Phase::Starting && 1 <= wanted && wanted <= ready;
-    if proven {
-        steps.push(Step::Commit(record.name.clone(), latest.name.clone()));
-    }
-    let serving = record.serving().map(|serving| &serving.name);
-    for revision in &record.revisions {
-        let is_latest = revision.name == latest.name;
-        let serves = serving == Some(&revision.name) && !proven;
-        if revision.active && !is_latest && !serves {
-            steps.push(Step::Retire(record.name.clone(), revision.name.clone()));
-        }
-    }
-    steps
-}
-
 /// Stops what no desired state asks for: replicas of apps and revisions that are gone, and of an earlier boot.
 fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
     for (name, observed) in world.observed {
@@ -187,14 +165,17 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
             continue;
         }
         let record = state.apps.get(&observed.app);
-        let at_home = record.is_none_or(|record| fleet::is_at_home(record, &observed.environment));
-        let revision = record.and_then(|record| {
-            record.revisions.iter().find(|known| known.name == observed.revision)
-        });
+        let revision = record.and_then(|record| record.revision(&observed.revision));
+        let at_home = match (record, revision) {
+            (Some(record), Some(revision)) => {
+                fleet::is_at_home(record, revision, &observed.environment)
+            }
+            (_, _) => true,
+        };
         let of_this_boot = fleet::is_of_this_boot(name, observed, world);
         match revision {
             Some(revision)
-                if of_this_boot && at_home && revision.digest == observed.template_digest => {}
+                if of_this_boot && at_home && fleet::is_of(revision, observed.template_digest) => {}
             Some(_) if !of_this_boot => {
                 plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
             }
@@ -216,12 +197,12 @@ fn stop_vain_starts(state: &State, world: World<'_>, plan: &mut Plan) {
     for (name, doing) in world.doing {
         let Doing::Starting(order) = doing else { continue };
         let wanted = state.apps.get(&order.app).is_some_and(|record| {
-            let of_order = |known: &&RevisionRecord| {
-                known.name == order.revision && known.digest == order.template_digest
-            };
-            let revision = record.revisions.iter().find(of_order);
-            fleet::is_at_home(record, &order.environment)
-                && revision.is_some_and(|revision| 0 < record.wanted_of(revision).count())
+            let revision = record.revision(&order.revision);
+            revision.is_some_and(|revision| {
+                revision.mark() == order.template_digest
+                    && fleet::is_at_home(record, revision, &order.environment)
+                    && 0 < rollout::allowed(record, revision)
+            })
         });
         if !wanted {
             plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
@@ -248,43 +229,74 @@ fn order_revision(
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
-    let wanted = record.wanted_of(revision).count();
-    if 0 < wanted && revision.images.is_empty() {
+    let fetch = revision.images.is_empty() || revision.refetch;
+    if fetch && 0 < record.wanted_of(revision).count() {
         order_fetch(record, revision, world, memory, plan);
     }
+    let allowed = rollout::allowed(record, revision);
     let replicas = fleet.replicas(&revision.name);
     let (broken, living): (Vec<&ReplicaView<'_>>, Vec<_>) =
         replicas.iter().partition(|replica| replica.is_half_made(revision));
     for replica in broken {
         plan.actions.push(Action::Stop(replica.name.clone(), Duration::ZERO));
     }
-    let count = u32::try_from(living.len()).unwrap_or(u32::MAX);
-    if wanted < count {
-        stop_surplus(revision, living, wanted, plan);
+    let (outdated, current): (Vec<&ReplicaView<'_>>, Vec<_>) =
+        living.into_iter().partition(|replica| replica.outdated);
+    let count = count(&current);
+    let ready = count_of(current.iter().filter(|replica| replica.ready));
+    // Those from before a restart serve until their successors do, or stop first where they must.
+    if allowed <= ready || rollout::stops_first(record, revision) {
+        stop_surplus(revision, outdated, 0, plan);
+    } else {
+        restart_all(record, revision, &outdated, world, memory, plan);
+    }
+    if allowed < count {
+        stop_surplus(revision, current, allowed, plan);
         return;
     }
-    for replica in &living {
-        restart_containers(record, revision, replica, world, memory, plan);
-    }
-    let missing = wanted.saturating_sub(count).min(room(record, world, plan));
-    if 0 < missing && !revision.images.is_empty() {
-        start_missing(record, revision, missing, world, memory, plan);
+    restart_all(record, revision, &current, world, memory, plan);
+    let missing = allowed.saturating_sub(count).min(room(record, fleet, world, plan));
+    if 0 < missing && !fetch {
+        start_missing(record, revision, missing, fleet, world, memory, plan);
     }
 }
 
-/// How many more replicas an app may have: as many as its active revisions shall have together. Those of a revision
-/// that was superseded before it ever served, or of an app of this name that was removed, go first.
-fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
-    let allowed: u32 = record.revisions.iter().map(|one| record.wanted_of(one).count()).sum();
-    let stopping = |name: &ReplicaName| {
-        let ordered = |action: &Action| matches!(action, Action::Stop(one, _) if one == name);
-        matches!(world.doing.get(name), Some(Doing::Stopping)) || plan.actions.iter().any(ordered)
+fn restart_all(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    replicas: &[&ReplicaView<'_>],
+    world: World<'_>,
+    memory: &Memory,
+    plan: &mut Plan,
+) {
+    for replica in replicas {
+        restart_containers(record, revision, replica, world, memory, plan);
+    }
+}
+
+fn count(replicas: &[&ReplicaView<'_>]) -> u32 {
+    count_of(replicas.iter())
+}
+
+fn count_of<T>(replicas: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(replicas.count()).unwrap_or(u32::MAX)
+}
+
+/// How many more replicas an app may have: as many as its active revisions may have together. Those of a revision
+/// that was superseded before it ever served, or of an app of this name that was removed, go first; those from before
+/// a restart do not count, as their successors come beside them.
+fn room(record: &AppRecord, fleet: &Fleet<'_>, world: World<'_>, plan: &Plan) -> u32 {
+    let allowed: u32 = record.revisions.iter().map(|one| rollout::allowed(record, one)).sum();
+    let stopping = |name: &ReplicaName| is_stopping(name, world, plan);
+    let outdated = |name: &ReplicaName| {
+        let views = record.revisions.iter().flat_map(|one| fleet.replicas(&one.name));
+        views.into_iter().any(|view| view.outdated && view.name == *name)
     };
     let seen = world
         .observed
         .iter()
         .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
-        .filter(|(name, _)| !stopping(name));
+        .filter(|(name, _)| !stopping(name) && !outdated(name));
     let ordered = world.doing.iter().filter(|(name, doing)| match doing {
         Doing::Starting(order) | Doing::Restarting(order) => {
             order.app == record.name && !world.observed.contains_key(*name) && !stopping(name)
@@ -295,9 +307,13 @@ fn room(record: &AppRecord, world: World<'_>, plan: &Plan) -> u32 {
         .actions
         .iter()
         .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
-    let living = seen.count() + ordered.count() + planned.count();
-    let living = u32::try_from(living).unwrap_or(u32::MAX);
+    let living = count_of(seen) + count_of(ordered) + count_of(planned);
     allowed.saturating_sub(living)
+}
+
+fn is_stopping(name: &ReplicaName, world: World<'_>, plan: &Plan) -> bool {
+    let ordered = |action: &Action| matches!(action, Action::Stop(one, _) if one == name);
+    matches!(world.doing.get(name), Some(Doing::Stopping)) || plan.actions.iter().any(ordered)
 }
 
 fn order_fetch(
@@ -363,6 +379,7 @@ fn start_missing(
     record: &AppRecord,
     revision: &RevisionRecord,
     missing: u32,
+    fleet: &Fleet<'_>,
     world: World<'_>,
     memory: &mut Memory,
     plan: &mut Plan,
@@ -372,6 +389,11 @@ fn start_missing(
         return;
     }
     for _ in 0..missing {
+        if let Some(trouble) = exclusive::holder(record, revision, fleet, world, plan) {
+            // Its end is an outcome, which calls the loop.
+            memory.note(&revision.name, trouble);
+            return;
+        }
         match orders::fresh(record, revision, world, memory) {
             Ok(Some(order)) => plan.actions.push(Action::Start(Arc::new(order))),
             // The network of its environment does not stand yet: the loop calls again when it does.

@@ -50,6 +50,10 @@ reasons! {
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
+    UnknownRevision: "The app has no such revision.", "See `skerry revisions APP` for those there are.";
+    TemplateRefused: "This template failed on this board and is not tried again by itself.", "Change the template, or set skerry.force: true.";
+    WrongMode: "The app's activeRevisionsMode does not allow this.", "Set activeRevisionsMode: Multiple in the document.";
+    RevisionInactive: "The revision is not active.", "Activate it: skerry revision activate REVISION.";
     // Warnings.
     Unsupported: "Skerry knows this key and does not act on it.", "Remove it, or read docs/aca.md for what takes its place.";
     UnknownKey: "The key is not part of the schema.", "Check the spelling.";
@@ -81,10 +85,16 @@ reasons! {
     WaitingForProbe: "The container runs and its readiness probe has not succeeded yet.", "Nothing to do, unless it lasts.";
     PortClosed: "Nothing listens on the target port.", "Make ingress.targetPort the port that the app listens on.";
     DeadlineExceeded: "The revision did not become ready in time.", "Read the details of its replicas.";
+    DeviceBusy: "A device that the replica needs for itself alone is held by another one.", "Stop the other one, or give each its own device.";
+    WaitingForStop: "The replica starts once the ones before it are gone.", "Nothing to do: they have their grace period to end.";
+    TrafficUnready: "The traffic names a revision that is not there, not active or was never ready; the others have its share.", "See `skerry revisions APP`, and correct ingress.traffic.";
     InsufficientMemory: "There is not enough memory for another copy.", "Free memory, or use skerry.updateStrategy: recreate.";
     VolumeFailed: "A volume could not be made.", "Read the details.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
+    WaitingForWindow: "The new revision is ready and waits for its update window.", "Nothing to do; to switch at once, drop skerry.updateWindow.";
+    LockedByApp: "The new revision is ready and the running app holds its lock.", "Nothing to do; the app lets go by removing /run/skerry/lock in its container.";
+    TimeZoneUnknown: "The board knows no time zone of this name.", "Install the package tzdata, check the name, or use UTC.";
     // The network.
     BridgeNameTaken: "The bridge's name belongs to an interface that is not Skerry's.", "Rename the interface, or the environment.";
     AddressPoolInUse: "The address pool overlaps a network that the board is in.", "Set [network] pool to a free range.";
@@ -113,6 +123,14 @@ reasons! {
     RevisionCreated: "A revision was made.", "Nothing to do.";
     RevisionReady: "The revision is ready and has the traffic.", "Nothing to do.";
     RevisionRetired: "The revision's replicas are being stopped.", "Nothing to do.";
+    RevisionStarting: "The revision's replicas start beside those that serve.", "Nothing to do.";
+    RevisionOnTrial: "The revision is ready and has the traffic, on trial.", "Nothing to do: it is committed when its probation is over.";
+    RevisionCommitted: "The revision has the traffic for good.", "Nothing to do.";
+    RevisionRolledBack: "The revision failed; the traffic is with the last one that was committed.", "See `skerry explain APP`; change the template, or set skerry.force: true.";
+    RevisionActivated: "A person activated the revision.", "Nothing to do.";
+    RevisionDeactivated: "A person deactivated the revision.", "Nothing to do.";
+    RevisionRestarted: "A person had the revision's replicas made anew.", "Nothing to do.";
+    TrafficChanged: "A person changed the split or a label.", "Nothing to do.";
     ReplicaStarted: "A replica was started.", "Nothing to do.";
     ReplicaStopped: "A replica was stopped.", "Nothing to do.";
     ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";

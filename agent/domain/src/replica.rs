@@ -11,6 +11,8 @@ use crate::document::Template;
 use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
 
+pub use crate::storage::{MountFlag, StorageOptions, StoragePlace, StorageSource};
+
 /// A text that is never shown: its `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(pub String);
@@ -77,6 +79,8 @@ pub struct ReplicaOrder {
     pub variables: Vec<(String, String)>,
     /// The values that `secretRef` names.
     pub secrets: BTreeMap<String, Secret>,
+    /// The storages that its volumes show, by the name in the template.
+    pub storages: BTreeMap<String, StoragePlace>,
     /// Where it is on the network.
     pub place: Place,
     /// The search list for `/etc/resolv.conf`.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::document::{AppDocument, Finding, JobDocument, ScaleTarget, Template, TrafficEntry};
+use crate::document::{
+    AppDocument, Finding, JobDocument, RevisionsMode, ScaleTarget, Template, TrafficEntry,
+};
 use crate::event::Event;
 use crate::model::{AppName, Digest, Moment, RevisionName};
 use crate::replica::{ResolvedImage, Secret, Trouble};
@@ -128,6 +130,49 @@ pub struct RevisionRecord {
     pub failure: Option<Trouble>,
     /// How often a person had its replicas made anew.
     pub restarts: u64,
+    /// Its references are to be resolved anew before another replica starts; until then `images` are the old bits.
+    pub refetch: bool,
+}
+
+impl RevisionRecord {
+    /// What a replica of it carries, so that one made before the last restart is told apart.
+    pub fn mark(&self) -> Digest {
+        self.mark_of(self.restarts)
+    }
+
+    /// Whether a replica was made before the last restart.
+    pub fn is_earlier_mark(&self, mark: Digest) -> bool {
+        /// Restarts that may overlap: more of them in the time that one takes is nobody's wish.
+        const OVERLAP: usize = 8;
+        (0..self.restarts).rev().take(OVERLAP).any(|count| self.mark_of(count) == mark)
+    }
+
+    fn mark_of(&self, restarts: u64) -> Digest {
+        match restarts {
+            0 => self.digest,
+            _ => Digest::of(format!("{} {restarts}", self.digest).as_bytes()),
+        }
+    }
+
+    /// It waits for its images, for its turn, or to become ready.
+    pub fn is_candidate(&self) -> bool {
+        self.active && matches!(self.phase, Phase::Fetching | Phase::Staged | Phase::Starting)
+    }
+
+    /// It has been ready, and its template stands.
+    pub fn has_served(&self) -> bool {
+        self.was_ready && self.phase != Phase::RolledBack
+    }
+
+    /// It goes its way from the beginning.
+    pub fn begin(&mut self) {
+        self.active = true;
+        self.was_ready = false;
+        self.failure = None;
+        self.entered = None;
+        self.refetch = !self.images.is_empty();
+        self.phase = Phase::Fetching;
+    }
 }
 
 /// A moment of one boot.
@@ -209,14 +254,48 @@ impl AppRecord {
         self.revisions.last()
     }
 
-    /// The newest revision that was ever ready and is still active: it has the traffic.
+    /// The newest revision that was ever ready and is still active: in Single mode it has the traffic.
     pub fn serving(&self) -> Option<&RevisionRecord> {
         self.revisions.iter().rev().find(|revision| revision.active && revision.was_ready)
     }
 
-    /// How many replicas the app shall have, as its newest template and what is set over it say.
+    /// The newest active revision beside `revision` that was ever committed: traffic goes back to it.
+    pub fn fallback_of(&self, revision: &RevisionName) -> Option<&RevisionRecord> {
+        let stands = |known: &&RevisionRecord| {
+            known.active && known.phase == Phase::Committed && known.name != *revision
+        };
+        self.revisions.iter().rev().find(stands)
+    }
+
+    /// A revision by its name.
+    pub fn revision(&self, name: &RevisionName) -> Option<&RevisionRecord> {
+        self.revisions.iter().find(|revision| revision.name == *name)
+    }
+
+    /// The mode that the document asks for.
+    pub fn mode(&self) -> RevisionsMode {
+        self.document().map_or(RevisionsMode::Single, |document| {
+            document.configuration.active_revisions_mode
+        })
+    }
+
+    /// The document whose configuration holds for a revision.
+    pub fn document_of<'a>(&'a self, revision: &'a RevisionRecord) -> Option<&'a AppDocument> {
+        revision.held.as_ref().map(|held| &*held.document).or_else(|| self.document())
+    }
+
+    /// The document whose configuration is in force for the app as a whole: that of the revision that serves.
+    pub fn in_force(&self) -> Option<&AppDocument> {
+        match self.serving() {
+            Some(serving) => self.document_of(serving),
+            None => self.document(),
+        }
+    }
+
+    /// How many replicas the app shall have, as the newest template that may run and what is set over it say.
     pub fn wanted_replicas(&self) -> Wanted {
-        self.latest().map_or(Wanted::None, |latest| self.wanted_of(latest))
+        let newest = self.revisions.iter().rev().find(|revision| revision.active);
+        newest.map_or(Wanted::None, |revision| self.wanted_of(revision))
     }
 
     /// How many replicas an active revision shall have: each scales by its own template.

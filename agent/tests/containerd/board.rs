@@ -249,6 +249,7 @@ impl Board {
                 ("CONTAINER_APP_NAME".to_owned(), "hello".to_owned()),
             ],
             secrets: BTreeMap::new(),
+            storages: BTreeMap::new(),
             place: Place {
                 bridge: "skreplicas".to_owned(),
                 subnet: "10.247.0.0/24".parse().unwrap(),

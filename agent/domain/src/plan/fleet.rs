@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Doing, Memory, World};
-use crate::model::{EnvironmentName, ReplicaName, RevisionName};
+use crate::model::{Digest, EnvironmentName, ReplicaName, RevisionName};
 use crate::probe::Health;
-use crate::replica::{ContainerState, ObservedReplica};
+use crate::replica::{ContainerState, ObservedReplica, ReplicaOrder};
+use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
 
 /// Every replica that counts, by revision.
 #[derive(Debug)]
 pub struct Fleet<'a> {
-    revisions: BTreeMap<&'a RevisionName, Vec<ReplicaView<'a>>>,
+    revisions: BTreeMap<&'a RevisionName, (&'a RevisionRecord, Vec<ReplicaView<'a>>)>,
 }
 
 /// All that is known of one replica.
@@ -34,15 +35,18 @@ pub struct ReplicaView<'a> {
     pub restart_count: u32,
     /// Started by an earlier run of the agent.
     pub adopted: bool,
+    /// Made before its revision was last restarted by a person: it serves until its successors do.
+    pub outdated: bool,
 }
 
 impl<'a> Fleet<'a> {
     /// Joins what is known.
     pub fn of(state: &'a State, world: World<'a>, memory: &Memory) -> Self {
-        let mut revisions: BTreeMap<&RevisionName, Vec<ReplicaView<'_>>> = BTreeMap::new();
+        let mut revisions = BTreeMap::new();
         for app in state.apps.values() {
             for revision in &app.revisions {
-                revisions.insert(&revision.name, replicas(app, revision, world, memory));
+                let views = replicas(app, revision, world, memory);
+                revisions.insert(&revision.name, (revision, views));
             }
         }
         Self { revisions }
@@ -50,7 +54,26 @@ impl<'a> Fleet<'a> {
 
     /// The replicas of a revision that count: not those that are being stopped.
     pub fn replicas(&self, revision: &RevisionName) -> &[ReplicaView<'a>] {
-        self.revisions.get(revision).map_or(&[], Vec::as_slice)
+        self.revisions.get(revision).map_or(&[], |(_, views)| views.as_slice())
+    }
+
+    /// The devices that replicas of a revision hold; nothing is known of a revision that is gone.
+    pub(super) fn devices(&self, revision: &RevisionName) -> Option<Vec<&'a str>> {
+        let (revision, _) = self.revisions.get(revision)?;
+        let devices = revision.template.extras.devices.iter();
+        Some(devices.map(|device| device.host_path.as_str()).collect())
+    }
+
+    /// The revisions that have all the replicas they may have, ready.
+    pub(super) fn complete<'s>(&'s self, state: &'s State) -> impl Iterator<Item = &'s RevisionName> {
+        state.apps.values().flat_map(move |app| {
+            let all = app.revisions.iter().filter(|revision| revision.active);
+            let complete = all.filter(move |revision| {
+                let allowed = rollout::allowed(app, revision);
+                1 <= allowed && allowed <= self.ready(&revision.name)
+            });
+            complete.map(|revision| &revision.name)
+        })
     }
 
     /// How many of them are ready.
@@ -61,8 +84,17 @@ impl<'a> Fleet<'a> {
 }
 
 /// In the environment that its app is in now: a change of it needs new replicas, in the other network.
-pub(super) fn is_at_home(app: &AppRecord, environment: &EnvironmentName) -> bool {
-    app.document().is_none_or(|document| document.environment == *environment)
+pub(super) fn is_at_home(
+    app: &AppRecord,
+    revision: &RevisionRecord,
+    environment: &EnvironmentName,
+) -> bool {
+    app.document_of(revision).is_none_or(|document| document.environment == *environment)
+}
+
+/// Whether a replica with this mark was made of this revision, be it before a restart.
+pub(super) fn is_of(revision: &RevisionRecord, mark: Digest) -> bool {
+    revision.mark() == mark || revision.is_earlier_mark(mark)
 }
 
 fn replicas<'a>(
@@ -73,22 +105,23 @@ fn replicas<'a>(
 ) -> Vec<ReplicaView<'a>> {
     let seen = world.observed.iter().filter(|(name, observed)| {
         observed.revision == revision.name
-            && observed.template_digest == revision.digest
-            && is_at_home(app, &observed.environment)
+            && is_of(revision, observed.template_digest)
+            && is_at_home(app, revision, &observed.environment)
             && is_of_this_boot(name, observed, world)
             && !matches!(world.doing.get(*name), Some(Doing::Stopping))
     });
     let mut views: Vec<ReplicaView<'_>> = seen
         .map(|(name, observed)| {
-            view(name, Some(observed), observed.address, revision, world, memory)
+            view(name, Some(observed), None, revision, world, memory)
         })
         .collect();
     for (name, doing) in world.doing {
         // A restart takes the only record of a replica away for a moment; the replica is still there.
         let (Doing::Starting(order) | Doing::Restarting(order)) = doing else { continue };
-        let counts = order.revision == revision.name && is_at_home(app, &order.environment);
+        let counts =
+            order.revision == revision.name && is_at_home(app, revision, &order.environment);
         if counts && !world.observed.contains_key(name) {
-            views.push(view(name, None, order.place.address, revision, world, memory));
+            views.push(view(name, None, Some(order), revision, world, memory));
         }
     }
     views.sort_by(|a, b| a.name.cmp(&b.name));
@@ -98,7 +131,7 @@ fn replicas<'a>(
 fn view<'a>(
     name: &ReplicaName,
     observed: Option<&'a ObservedReplica>,
-    address: Ipv4Addr,
+    order: Option<&ReplicaOrder>,
     revision: &RevisionRecord,
     world: World<'a>,
     memory: &Memory,
@@ -113,6 +146,9 @@ fn view<'a>(
     });
     let ready = runs && doing.is_none() && health.is_some_and(|health| health.ready);
     let adopted = memory.is_adopted(name);
+    let ordered = order.map(|order| (order.place.address, order.template_digest));
+    let seen = observed.map(|observed| (observed.address, observed.template_digest));
+    let (address, mark) = seen.or(ordered).unwrap_or((Ipv4Addr::UNSPECIFIED, revision.digest));
     ReplicaView {
         name: name.clone(),
         observed,
@@ -122,6 +158,7 @@ fn view<'a>(
         ready,
         restart_count,
         adopted,
+        outdated: mark != revision.mark(),
     }
 }
 
@@ -144,7 +181,7 @@ impl<'a> ReplicaView<'a> {
     }
 
     /// Its containers that are to be started afresh: ended by themselves, or condemned by a probe.
-    pub(super) fn down_containers<'r>(
+    pub(crate) fn down_containers<'r>(
         &'r self,
         revision: &'r RevisionRecord,
     ) -> impl Iterator<Item = &'r str> + use<'r, 'a> {

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::World;
 use crate::backoff::Backoff;
-use crate::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
-use crate::replica::{ContainerState, Trouble};
+use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::replica::{ContainerState, Survey, Trouble};
 use crate::state::State;
 
 /// See the module.
@@ -19,6 +19,20 @@ pub struct Memory {
     started_here: BTreeSet<ReplicaName>,
     last_address: BTreeMap<EnvironmentName, Ipv4Addr>,
     next_ticket: u64,
+    /// When each active revision was first seen by this run of the agent.
+    first_seen: BTreeMap<RevisionName, Moment>,
+    /// Revisions that this run of the agent has seen with a ready replica.
+    been_ready: BTreeSet<RevisionName>,
+    surveys: BTreeMap<AppName, Surveyed>,
+}
+
+/// What was last measured for an app.
+#[derive(Debug, Clone)]
+pub struct Surveyed {
+    /// When.
+    pub at: Moment,
+    /// What.
+    pub survey: Result<Survey, Trouble>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +81,41 @@ impl Memory {
         };
         self.containers.retain(|name, _| there(name));
         self.started_here.retain(there);
+        self.surveys.retain(|name, _| state.apps.contains_key(name));
+        let all = state.apps.values().flat_map(|app| &app.revisions);
+        let active: BTreeSet<&RevisionName> =
+            all.filter(|revision| revision.active).map(|revision| &revision.name).collect();
+        self.first_seen.retain(|name, _| active.contains(name));
+        self.been_ready.retain(|name| active.contains(name));
+        for name in active {
+            self.first_seen.entry(name.clone()).or_insert(world.now);
+        }
+    }
+
+    /// Takes note of revisions that have a ready replica.
+    pub(super) fn see_ready<'a>(&mut self, ready: impl Iterator<Item = &'a RevisionName>) {
+        for name in ready {
+            if !self.been_ready.contains(name) {
+                self.been_ready.insert(name.clone());
+            }
+        }
+    }
+
+    pub(crate) fn has_been_ready(&self, revision: &RevisionName) -> bool {
+        self.been_ready.contains(revision)
+    }
+
+    pub(crate) fn first_seen(&self, revision: &RevisionName) -> Option<Moment> {
+        self.first_seen.get(revision).copied()
+    }
+
+    /// The board was measured for an app, or could not be.
+    pub fn surveyed(&mut self, app: AppName, survey: Result<Survey, Trouble>, now: Moment) {
+        self.surveys.insert(app, Surveyed { at: now, survey });
+    }
+
+    pub(crate) fn survey(&self, app: &AppName) -> Option<&Surveyed> {
+        self.surveys.get(app)
     }
 
     /// The images of a revision could not be fetched.
@@ -120,7 +169,7 @@ impl Memory {
         restarts.trouble = trouble;
     }
 
-    pub(super) fn note(&mut self, revision: &RevisionName, trouble: Trouble) {
+    pub(crate) fn note(&mut self, revision: &RevisionName, trouble: Trouble) {
         self.notes.insert(revision.clone(), trouble);
     }
 
@@ -141,6 +190,17 @@ impl Memory {
     pub(super) fn restart_at(&self, replica: &ReplicaName, container: &str) -> Moment {
         self.container(replica, container)
             .map_or(Moment::default(), |known| known.backoff.retry_at())
+    }
+
+    /// The trouble of a revision whose replicas failed to start more often than this in a row.
+    pub(crate) fn start_loop(&self, revision: &RevisionName, restarts: u32) -> Option<&Trouble> {
+        let failure = self.starts.get(revision)?;
+        (restarts < failure.backoff.failures()).then_some(&failure.trouble)
+    }
+
+    /// How often a container was started again.
+    pub(crate) fn restarts_of(&self, replica: &ReplicaName, container: &str) -> u32 {
+        self.container(replica, container).map_or(0, |known| known.count)
     }
 
     /// How often a container came down in a row.

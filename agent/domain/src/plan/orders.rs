@@ -48,7 +48,7 @@ pub(super) fn fresh(
     world: World<'_>,
     memory: &mut Memory,
 ) -> Result<Option<ReplicaOrder>, Trouble> {
-    let Some(document) = record.document() else { return Ok(None) };
+    let Some(document) = record.document_of(revision) else { return Ok(None) };
     let Some(subnet) = world.subnets.get(&document.environment) else {
         return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
     };
@@ -71,7 +71,10 @@ pub(super) fn existing(
     replica: &ReplicaView<'_>,
     world: World<'_>,
 ) -> Option<ReplicaOrder> {
-    order(record, revision, replica.name.clone(), replica.address, world)
+    let mark = replica.observed.map_or(revision.mark(), |observed| observed.template_digest);
+    let order = order(record, revision, replica.name.clone(), replica.address, world)?;
+    // A container that is started afresh stays one of its replica, be that from before a restart.
+    Some(ReplicaOrder { template_digest: mark, ..order })
 }
 
 fn order(
@@ -81,7 +84,7 @@ fn order(
     address: std::net::Ipv4Addr,
     world: World<'_>,
 ) -> Option<ReplicaOrder> {
-    let document = record.document()?;
+    let document = record.document_of(revision)?;
     let environment = &document.environment;
     let subnet = *world.subnets.get(environment)?;
     let suffix = world.settings.suffix(environment);
@@ -90,10 +93,11 @@ fn order(
         app: record.name.clone(),
         environment: environment.clone(),
         template: Arc::clone(&revision.template),
-        template_digest: revision.digest,
+        template_digest: revision.mark(),
         images: revision.images.clone(),
         variables: variables(document, revision, &record.name, &replica, &suffix),
         secrets: secrets(document),
+        storages: BTreeMap::new(),
         place: Place {
             bridge: environment.bridge(),
             subnet,

@@ -1,0 +1,163 @@
+//! Diagnosis: why a replica, or a revision, is not what it should be, out of what was seen of it.
+
+use super::trial::LATE;
+use crate::plan::{Doing, Fleet, Memory, ReplicaView, World};
+use crate::reason::Reason;
+use crate::replica::{ContainerState, Trouble};
+use crate::state::{AppRecord, RevisionRecord};
+
+/// A reason in its own words.
+pub(crate) fn stated(reason: Reason) -> Trouble {
+    Trouble { reason, details: reason.sentence().to_owned() }
+}
+
+/// Why a replica is not ready.
+pub(crate) fn of_replica(
+    revision: &RevisionRecord,
+    view: &ReplicaView<'_>,
+    memory: &Memory,
+) -> Option<Trouble> {
+    if view.ready || matches!(view.doing, Some(Doing::Stopping)) {
+        return None;
+    }
+    let observed = view.observed.map(|observed| &observed.containers);
+    for container in &revision.template.containers {
+        let name = container.name.as_str();
+        if let Some(trouble) = memory.restart_trouble(&view.name, name) {
+            return Some(trouble.clone());
+        }
+        let state = observed.and_then(|containers| containers.get(name));
+        if let Some(ContainerState::Exited { code, oom, words, .. }) = state {
+            let failures = memory.exits(&view.name, name);
+            return Some(exit(name, *code, *oom, failures, words));
+        }
+    }
+    if view.doing.is_some() || view.observed.is_none() {
+        return Some(stated(Reason::ContainerStarting));
+    }
+    let failure = view.health.and_then(|health| health.failure.clone());
+    let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
+    let reason = match view.health {
+        _ if details.contains("refused") => Reason::PortClosed,
+        Some(health) if !health.unhealthy.is_empty() => Reason::ProbeFailed,
+        Some(health)
+            if health.failure.is_some()
+                && health.started
+                && (view.adopted || revision.was_ready) =>
+        {
+            Reason::ProbeFailed
+        }
+        Some(_) | None => Reason::WaitingForProbe,
+    };
+    Some(Trouble { reason, details })
+}
+
+/// How a container ended.
+fn exit(name: &str, code: u32, oom: bool, failures: u32, words: &str) -> Trouble {
+    let reason = match (oom, failures) {
+        (true, _) => Reason::OOMKilled,
+        (false, 0..=1) => Reason::ContainerExited,
+        (false, _) => Reason::CrashLoopBackOff,
+    };
+    // Exits, not the seconds that are left: a status that counts down would be published every second.
+    let again = if failures < 2 { String::new() } else { format!(", {failures} times in a row") };
+    let words = if words.is_empty() { String::new() } else { format!("; its last line: {words}") };
+    Trouble { reason, details: format!("container {name} ended with exit code {code}{again}{words}") }
+}
+
+/// Whether a reason means that something failed, rather than that it takes its time.
+pub(crate) fn is_failure(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::ContainerStarting
+            | Reason::PortClosed
+            | Reason::WaitingForProbe
+            | Reason::PullingImage
+            | Reason::ContainerdUnavailable
+            | Reason::WaitingForStop
+            | Reason::WaitingForWindow
+            | Reason::LockedByApp
+    )
+}
+
+/// The weightiest of what its replicas suffer from.
+fn worst(revision: &RevisionRecord, fleet: &Fleet<'_>, memory: &Memory) -> Option<Trouble> {
+    let views = fleet.replicas(&revision.name).iter();
+    let troubles = views.filter_map(|view| of_replica(revision, view, memory));
+    troubles.min_by_key(|trouble| !is_failure(trouble.reason))
+}
+
+/// Why a revision crash-loops, if one of its containers was started so many times again and is down once more, or if
+/// its replicas failed to start as often.
+pub(super) fn crash_loop(
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    memory: &Memory,
+    restarts: u32,
+) -> Option<Trouble> {
+    if let Some(trouble) = memory.start_loop(&revision.name, restarts) {
+        return Some(trouble.clone());
+    }
+    fleet.replicas(&revision.name).iter().find_map(|view| {
+        let mut down = view.down_containers(revision);
+        let name = down.find(|name| restarts <= memory.restarts_of(&view.name, name))?;
+        let trouble = of_replica(revision, view, memory)?;
+        let reason = match trouble.reason {
+            Reason::ContainerExited => Reason::CrashLoopBackOff,
+            other => other,
+        };
+        let times = memory.restarts_of(&view.name, name);
+        let details = format!("{}; it was started again {times} times", trouble.details);
+        Some(Trouble { reason, details })
+    })
+}
+
+/// Why a revision is not ready although its time is over.
+pub(super) fn late(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &Memory,
+) -> Trouble {
+    let block = record.document_of(revision).map(|document| &document.skerry);
+    let deadline = block.map_or(0, |block| block.ready_deadline_secs);
+    let (ready, asked) = (fleet.ready(&revision.name), super::allowed(record, revision));
+    let line = format!(
+        "Deployment Progress Deadline Exceeded. {ready}/{asked} replicas ready after {deadline} s."
+    );
+    let known = memory.trouble(&revision.name).or(world.network).cloned();
+    match known.or_else(|| worst(revision, fleet, memory)) {
+        Some(cause) => {
+            let reason = match cause.reason {
+                Reason::WaitingForProbe | Reason::ContainerStarting => LATE,
+                other => other,
+            };
+            Trouble { reason, details: format!("{line} {}", cause.details) }
+        }
+        None => Trouble { reason: LATE, details: line },
+    }
+}
+
+/// Why a revision on trial has no ready replica any more.
+pub(super) fn lost(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &Memory,
+) -> Trouble {
+    let known = worst(revision, fleet, memory).or_else(|| memory.trouble(&revision.name).cloned());
+    let cause = known.or_else(|| world.network.cloned());
+    let asked = super::allowed(record, revision);
+    match cause {
+        Some(cause) => {
+            let details = format!("0/{asked} replicas ready in its probation. {}", cause.details);
+            Trouble { reason: cause.reason, details }
+        }
+        None => Trouble {
+            reason: Reason::NoReadyReplica,
+            details: format!("0/{asked} replicas ready in its probation."),
+        },
+    }
+}

@@ -1,0 +1,138 @@
+//! What a person does to revisions and to the split, over what the documents say.
+
+use crate::document::{Finding, RevisionsMode, TrafficEntry};
+use crate::intake::{add_revision, refusal};
+use crate::model::{RevisionName, RevisionSuffix};
+use crate::reason::Reason;
+use crate::reweigh::reweigh;
+use crate::state::{AppRecord, RevisionRecord};
+use crate::status::Phase;
+use crate::traffic;
+
+/// A revision may have replicas again. It goes its way from the beginning: an old one may not be what it was.
+///
+/// # Errors
+///
+/// `UnknownRevision`; `WrongMode` in Single mode, but for a newest one that failed, which is tried again.
+pub fn activate(record: &mut AppRecord, name: &RevisionName) -> Result<(), Finding> {
+    let single = record.mode() == RevisionsMode::Single;
+    let latest = record.latest().is_some_and(|latest| latest.name == *name);
+    let revision = known(record, name)?;
+    if revision.active {
+        return Ok(());
+    }
+    if single && !(latest && revision.phase == Phase::RolledBack) {
+        let message = "in Single mode the newest revision is the active one";
+        return Err(refusal(Reason::WrongMode, "", message));
+    }
+    let digest = revision.digest;
+    revision.begin();
+    record.refused.retain(|refused| *refused != digest);
+    Ok(())
+}
+
+/// A revision's replicas go; it is kept, and may be activated again.
+///
+/// # Errors
+///
+/// `UnknownRevision`; `WrongMode` in Single mode, where a document or `stop` does it.
+pub fn deactivate(record: &mut AppRecord, name: &RevisionName) -> Result<(), Finding> {
+    let single = record.mode() == RevisionsMode::Single;
+    let revision = known(record, name)?;
+    if single && revision.active {
+        let message = "in Single mode the newest revision is the active one; stop the app instead";
+        return Err(refusal(Reason::WrongMode, "", message));
+    }
+    revision.active = false;
+    Ok(())
+}
+
+/// A revision's replicas are made anew, one after the other where there is room: its images are resolved anew, its
+/// secrets are those of now (features 3, "restart").
+///
+/// # Errors
+///
+/// `UnknownRevision`, `RevisionInactive`.
+pub fn restart(record: &mut AppRecord, name: &RevisionName) -> Result<(), Finding> {
+    let revision = known(record, name)?;
+    if !revision.active {
+        return Err(refusal(Reason::RevisionInactive, "", format!("{name} is not active")));
+    }
+    revision.restarts += 1;
+    revision.refetch = true;
+    Ok(())
+}
+
+/// A new revision is made of an old one's template.
+///
+/// # Errors
+///
+/// `UnknownRevision`; `InvalidValue` for a suffix that is taken, `HostNameTooLong` for one that is too long.
+pub fn copy(
+    record: &mut AppRecord,
+    name: &RevisionName,
+    suffix: Option<RevisionSuffix>,
+) -> Result<RevisionName, Finding> {
+    let mut template = (*known(record, name)?.template).clone();
+    template.revision_suffix = suffix;
+    add_revision(record, &template)
+}
+
+/// Changes the split, and where labels point. What is not named is re-weighted as ACA does it.
+///
+/// # Errors
+///
+/// `WrongMode` in Single mode, `UnknownRevision`, and what [`reweigh`] refuses.
+pub fn direct(
+    record: &mut AppRecord,
+    weights: &[TrafficEntry],
+    labels: &[(String, Option<RevisionName>)],
+) -> Result<Vec<TrafficEntry>, Finding> {
+    if record.mode() == RevisionsMode::Single && !(weights.is_empty() && labels.is_empty()) {
+        let message = "in Single mode one revision has all the traffic";
+        return Err(refusal(Reason::WrongMode, "", message));
+    }
+    let named = weights.iter().filter_map(|entry| entry.revision.as_ref());
+    for name in named.chain(labels.iter().filter_map(|(_, name)| name.as_ref())) {
+        if !known(record, name)?.active {
+            return Err(refusal(Reason::RevisionInactive, "", format!("{name} is not active")));
+        }
+    }
+    for (label, name) in labels {
+        match name {
+            Some(name) => drop(record.labels.insert(label.clone(), name.clone())),
+            None => forget_label(record, label),
+        }
+    }
+    let mut split = traffic::entries(record).to_vec();
+    if split.is_empty() {
+        split.push(TrafficEntry { latest: true, weight: 100, ..TrafficEntry::default() });
+    }
+    if !weights.is_empty() {
+        split = reweigh(&split, weights)?;
+        record.traffic = Some(split.clone());
+    }
+    Ok(split)
+}
+
+fn forget_label(record: &mut AppRecord, label: &str) {
+    record.labels.remove(label);
+    let mut split = traffic::entries(record).to_vec();
+    if split.iter().any(|entry| entry.label.as_deref() == Some(label)) {
+        for entry in split.iter_mut().filter(|entry| entry.label.as_deref() == Some(label)) {
+            entry.label = None;
+        }
+        record.traffic = Some(split);
+    }
+}
+
+fn known<'a>(
+    record: &'a mut AppRecord,
+    name: &RevisionName,
+) -> Result<&'a mut RevisionRecord, Finding> {
+    let app = record.name.clone();
+    let found = record.revisions.iter_mut().find(|revision| revision.name == *name);
+    found.ok_or_else(|| {
+        refusal(Reason::UnknownRevision, "", format!("{app} has no revision {name}"))
+    })
+}
