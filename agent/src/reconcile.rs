@@ -28,10 +28,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::Event;
-use domain::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
+use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use domain::plan::{Doing, Memory, Plan, Settings, World, plan};
 use domain::reason::Reason;
-use domain::replica::{ObservedReplica, ResolvedImage, Trouble};
+use domain::replica::{ObservedReplica, ResolvedImage, Survey, Trouble};
 use domain::state::State;
 use domain::status::Source;
 use futures_util::future::BoxFuture;
@@ -102,6 +102,7 @@ pub struct Reconciler<R, N, S> {
     nets: Nets,
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
+    surveying: BTreeSet<AppName>,
     starts: Arc<Semaphore>,
     /// How each start that is under way is given up.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
@@ -178,6 +179,7 @@ enum Outcome {
     Started(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
+    Surveyed(AppName, Result<Survey, RuntimeError>),
     /// A start was told that nobody waits for it any more; its own outcome follows.
     GivenUp,
 }
@@ -237,6 +239,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             nets: Nets::default(),
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            surveying: BTreeSet::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             give_up: BTreeMap::new(),
             storage_trouble: None,
@@ -274,7 +277,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let mut plan = self.plan();
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {
-            if let Err(error) = self.take_steps(&plan.steps).await {
+            if let Err(error) = self.take_steps(std::mem::take(&mut plan.steps)).await {
                 warn!(%error, "a step cannot be stored");
                 plan.actions.clear();
                 break;
@@ -335,6 +338,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             health: &self.reports.health.borrow_and_update().clone(),
             doing: &self.doing,
             fetching: &self.fetching,
+            surveying: &self.surveying,
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),

@@ -1,9 +1,10 @@
 //! Why an app is not as asked for: what `skerry explain APP` says, made of the app's status alone.
 //!
-//! Nothing is guessed here. Every line repeats a reason that the status gives, weightiest first, once.
+//! Nothing is guessed here. The first line is the answer; every other repeats a reason that the status gives, weightiest
+//! first, once, and says what to do.
 
 use crate::reason::Reason;
-use crate::status::{AppStatus, RevisionStatus, RunningStatus};
+use crate::status::{AppStatus, Phase, RevisionStatus, RunningState, RunningStatus};
 
 /// The answer to "what is wrong with it?".
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,32 +20,41 @@ pub struct Explanation {
 pub struct Why {
     /// The app, revision or replica that it is about; for a document, the app and the path in it.
     pub subject: String,
-    /// What kind; its sentence and its fix say the rest.
+    /// What kind; its sentence says the rest.
     pub reason: Reason,
     /// The details, for people; may be empty.
     pub details: String,
+    /// What to do about it: the reason's fix, unless the state of the app knows a better one.
+    pub fix: String,
 }
 
 /// Explains the state of an app.
 pub fn explain(status: &AppStatus) -> Explanation {
-    let mut whys = Vec::new();
+    let mut causes = Causes::default();
     if let Some(error) = &status.error {
         let subject = match error.path.as_str() {
             "" => status.app.clone(),
             path => format!("{} {path}", status.app),
         };
-        add(&mut whys, subject, error.reason, &error.message);
+        causes.add(subject, error.reason, &error.message);
     }
     if let Some(reason) = asked_for(status) {
-        add(&mut whys, status.app.clone(), reason, &status.scale_target);
+        causes.add(status.app.clone(), reason, &status.scale_target);
+    }
+    if let Some(latest) = status.revisions.first().filter(|_| asleep(status)) {
+        let fix = format!("Activate one: skerry revision activate {}.", latest.name);
+        causes.tell(status.app.clone(), Reason::NoReadyReplica, "no revision is active", fix);
     }
     for (n, revision) in status.revisions.iter().enumerate() {
         // An old revision that is no longer active is history, unless it is the one that was asked for last.
         if revision.active || n == 0 {
-            of_revision(&mut whys, revision);
+            causes.of_revision(status, revision);
+        }
+        if 0 < revision.traffic_weight {
+            causes.of_traffic(revision);
         }
     }
-    Explanation { summary: summary(status), whys }
+    Explanation { summary: summary(status), whys: causes.whys }
 }
 
 /// What a person asked for and may have forgotten: it looks like a fault and is none.
@@ -60,25 +70,109 @@ fn asked_for(status: &AppStatus) -> Option<Reason> {
     }
 }
 
-fn of_revision(whys: &mut Vec<Why>, revision: &RevisionStatus) {
-    if let Some(reason) = revision.reason {
-        add(whys, revision.name.to_string(), reason, &revision.details);
-    }
-    for replica in &revision.replica_list {
-        if let Some(reason) = replica.reason {
-            add(whys, replica.name.to_string(), reason, &replica.details);
+/// There are revisions and none may run, though nobody stopped the app.
+fn asleep(status: &AppStatus) -> bool {
+    let latest = status.revisions.first();
+    status.running_status != RunningStatus::Stopped
+        && status.revisions.iter().all(|revision| !revision.active)
+        // One that was rolled back says so itself.
+        && latest.is_some_and(|latest| latest.phase != Phase::RolledBack && latest.reason.is_none())
+}
+
+/// The causes so far, with what the status said of each: what a revision says, its replicas need not repeat.
+#[derive(Default)]
+struct Causes {
+    whys: Vec<Why>,
+    said: Vec<(Reason, String)>,
+}
+
+impl Causes {
+    /// Adds it, unless something weightier has said the same.
+    fn add(&mut self, subject: String, reason: Reason, details: &str) {
+        if self.is_new(reason, details) {
+            self.tell(subject, reason, details, reason.fix().to_owned());
         }
     }
-}
 
-/// Adds it, unless something weightier has said the same.
-fn add(whys: &mut Vec<Why>, subject: String, reason: Reason, details: &str) {
-    let said = |why: &Why| why.reason == reason && (details.is_empty() || why.details == details);
-    if !whys.iter().any(said) {
-        whys.push(Why { subject, reason, details: details.to_owned() });
+    fn is_new(&mut self, reason: Reason, details: &str) -> bool {
+        let same = |(known, said): &(Reason, String)| {
+            *known == reason && (details.is_empty() || said == details)
+        };
+        if self.said.iter().any(same) {
+            return false;
+        }
+        self.said.push((reason, details.to_owned()));
+        true
+    }
+
+    fn tell(&mut self, subject: String, reason: Reason, details: &str, fix: String) {
+        self.whys.push(Why { subject, reason, details: details.to_owned(), fix });
+    }
+
+    fn of_revision(&mut self, status: &AppStatus, revision: &RevisionStatus) {
+        if let Some(reason) = revision.reason {
+            let rolled_back = revision.phase == Phase::RolledBack;
+            if !rolled_back {
+                self.add(revision.name.to_string(), reason, &revision.details);
+            } else if self.is_new(reason, &revision.details) {
+                let mut details = vec![revision.details.clone(), instead(status, revision)];
+                details.retain(|text| !text.is_empty());
+                let fix = match reason.fix() {
+                    "Nothing to do." => "Send a newer document, or skerry.force: true.".to_owned(),
+                    fix => format!("{fix} Then send a newer document, or skerry.force: true."),
+                };
+                self.tell(revision.name.to_string(), reason, &details.join("; "), fix);
+            }
+        }
+        for replica in &revision.replica_list {
+            if let Some(reason) = replica.reason {
+                self.add(replica.name.to_string(), reason, &replica.details);
+            }
+        }
+    }
+
+    /// Traffic that is meant for a revision and finds nobody there, where the revision gives no reason for it.
+    fn of_traffic(&mut self, revision: &RevisionStatus) {
+        let name = revision.name.as_str();
+        let known = |why: &Why| why.subject.starts_with(name);
+        if serves(revision) || self.whys.iter().any(known) {
+            return;
+        }
+        let share = format!("{} % of the traffic is meant for it", revision.traffic_weight);
+        let app = name.split("--").next().unwrap_or(name);
+        let elsewhere = format!("send its traffic elsewhere: skerry traffic {app}");
+        let (details, fix) = if revision.active {
+            (format!("{share}, and it is not ready"), format!("Wait for it, or {elsewhere}."))
+        } else {
+            let activate = format!("Activate it: skerry revision activate {name}; or");
+            (format!("{share}, and it is inactive"), format!("{activate} {elsewhere}."))
+        };
+        self.tell(name.to_owned(), Reason::NoReadyReplica, &details, fix);
     }
 }
 
+/// A request that is sent to it is answered: by a replica, or by the one that it wakes.
+fn serves(revision: &RevisionStatus) -> bool {
+    0 < revision.ready_replicas
+        || (revision.active && revision.running_state == RunningState::ScaledToZero)
+}
+
+/// Who has the traffic in place of a revision that was rolled back.
+fn instead(status: &AppStatus, failed: &RevisionStatus) -> String {
+    let others: Vec<&str> = status
+        .revisions
+        .iter()
+        .filter(|revision| 0 < revision.traffic_weight && revision.name != failed.name)
+        .map(|revision| revision.name.as_str())
+        .collect();
+    match others.as_slice() {
+        [] => "no other revision serves".to_owned(),
+        [one] => format!("{one} serves instead"),
+        several => format!("{} serve instead", several.join(" and ")),
+    }
+}
+
+/// The answer in one line: the app, its replicas, who has the traffic, how far the newest revision has come.
 fn summary(status: &AppStatus) -> String {
     let word = status.running_status.word();
     let active = || status.revisions.iter().filter(|revision| revision.active);
@@ -88,10 +182,35 @@ fn summary(status: &AppStatus) -> String {
         0 => format!("{} is {word}, no replica", status.app),
         _ => format!("{} is {word}, {ready} of {replicas} replicas ready", status.app),
     };
-    for revision in active().filter(|revision| revision.traffic_weight != 0) {
-        line = format!("{line}, {} % of the traffic on {}", revision.traffic_weight, revision.name);
+    if status.running_status == RunningStatus::Stopped {
+        return line;
     }
-    line
+    for revision in status.revisions.iter().filter(|revision| revision.traffic_weight != 0) {
+        let unready = if serves(revision) { "" } else { ", which is not ready" };
+        let (weight, name) = (revision.traffic_weight, &revision.name);
+        line = format!("{line}, {weight} % of the traffic on {name}{unready}");
+    }
+    match status.revisions.first().and_then(progress) {
+        Some(progress) => format!("{line}; {progress}"),
+        None => line,
+    }
+}
+
+/// How far the newest revision has come, while it is on its way or came back from it.
+fn progress(latest: &RevisionStatus) -> Option<String> {
+    let name = &latest.name;
+    let because = latest.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    match latest.phase {
+        Phase::RolledBack => Some(format!("{name} was rolled back{because}")),
+        Phase::Committed => None,
+        Phase::Fetching | Phase::Staged | Phase::Starting | Phase::Probation if !latest.active => {
+            None
+        }
+        Phase::Fetching => Some(format!("{name} waits for its images{because}")),
+        Phase::Staged => Some(format!("{name} waits to start{because}")),
+        Phase::Starting => Some(format!("{name} is starting{because}")),
+        Phase::Probation => Some(format!("{name} is on trial{because}")),
+    }
 }
 
 #[cfg(test)]
@@ -206,6 +325,125 @@ mod tests {
         status.revisions.remove(0);
         check(&status, &["hello--0000001: DeadlineExceeded: "]);
         assert_eq!(explain(&status).summary, "hello is Running, no replica");
+    }
+
+    /// The newest of two revisions in `phase`; the older one has the traffic.
+    fn rollout(phase: Phase, reason: Option<Reason>, details: &str) -> AppStatus {
+        let mut status = app();
+        let old = RevisionStatus { traffic_weight: 100, ..revision(1, true) };
+        let new = RevisionStatus {
+            phase,
+            active: phase != Phase::RolledBack,
+            traffic_weight: 0,
+            ready_replicas: 0,
+            replicas: 0,
+            reason,
+            details: details.to_owned(),
+            ..revision(2, true)
+        };
+        status.revisions = vec![new, old];
+        status
+    }
+
+    #[track_caller]
+    fn check_summary(status: &AppStatus, expected: &str) {
+        assert_eq!(explain(status).summary, expected);
+    }
+
+    #[test]
+    fn a_revision_that_was_rolled_back_says_who_serves_instead() {
+        let details = "GET :8080/ answered 500";
+        let mut status = rollout(Phase::RolledBack, Some(Reason::ProbeFailed), details);
+        status.revisions[0].replica_list = vec![replica(Reason::ProbeFailed, details)];
+        check_summary(
+            &status,
+            "hello is Running, 1 of 1 replicas ready, 100 % of the traffic on hello--0000001; \
+             hello--0000002 was rolled back (ProbeFailed)",
+        );
+        check(
+            &status,
+            &[
+                "hello--0000002: ProbeFailed: GET :8080/ answered 500; hello--0000001 serves instead",
+            ],
+        );
+        let fix = &explain(&status).whys[0].fix;
+        assert!(fix.ends_with("Then send a newer document, or skerry.force: true."), "{fix}");
+        status.revisions.pop();
+        check(
+            &status,
+            &["hello--0000002: ProbeFailed: GET :8080/ answered 500; no other revision serves"],
+        );
+    }
+
+    #[test]
+    fn a_rollout_says_in_the_first_line_how_far_it_is_and_what_holds_it() {
+        let start =
+            "hello is Running, 1 of 1 replicas ready, 100 % of the traffic on hello--0000001";
+        let memory = Some(Reason::InsufficientMemory);
+        for (phase, reason, expected) in [
+            (Phase::Fetching, None, "waits for its images"),
+            (Phase::Staged, None, "waits to start"),
+            (Phase::Staged, memory, "waits to start (InsufficientMemory)"),
+            (Phase::Starting, None, "is starting"),
+            (Phase::Probation, None, "is on trial"),
+        ] {
+            let status = rollout(phase, reason, "");
+            check_summary(&status, &format!("{start}; hello--0000002 {expected}"));
+        }
+        let status = rollout(Phase::Staged, memory, "12 MiB are free");
+        check(&status, &["hello--0000002: InsufficientMemory: 12 MiB are free"]);
+        assert_eq!(explain(&status).whys[0].fix, Reason::InsufficientMemory.fix());
+        check(&rollout(Phase::Probation, None, ""), &[]);
+    }
+
+    #[test]
+    fn traffic_for_a_revision_that_cannot_serve_is_a_cause_of_its_own() {
+        let mut status = rollout(Phase::Committed, None, "");
+        status.revisions[0].traffic_weight = 30;
+        status.revisions[1].traffic_weight = 70;
+        check_summary(
+            &status,
+            "hello is Running, 1 of 1 replicas ready, 30 % of the traffic on hello--0000002, \
+             which is not ready, 70 % of the traffic on hello--0000001",
+        );
+        let unready = "30 % of the traffic is meant for it, and it is not ready";
+        check(&status, &[&format!("hello--0000002: NoReadyReplica: {unready}")]);
+        status.revisions[0].active = false;
+        let inactive = "30 % of the traffic is meant for it, and it is inactive";
+        check(&status, &[&format!("hello--0000002: NoReadyReplica: {inactive}")]);
+        assert_eq!(
+            explain(&status).whys[0].fix,
+            "Activate it: skerry revision activate hello--0000002; or send its traffic elsewhere: skerry traffic hello."
+        );
+        // Its own reason says why; and one that sleeps is woken by a request.
+        status.revisions[0].active = true;
+        status.revisions[0].reason = Some(Reason::PullingImage);
+        check(&status, &["hello--0000002: PullingImage: "]);
+        status.revisions[0].reason = None;
+        status.revisions[0].running_state = RunningState::ScaledToZero;
+        check(&status, &[]);
+    }
+
+    #[test]
+    fn an_app_without_an_active_revision_says_which_to_activate() {
+        let mut status = app();
+        status.revisions[0] = revision(2, false);
+        check(&status, &["hello: NoReadyReplica: no revision is active"]);
+        let fix = "Activate one: skerry revision activate hello--0000002.";
+        assert_eq!(explain(&status).whys[0].fix, fix);
+        check_summary(&status, "hello is Running, no replica");
+    }
+
+    #[test]
+    fn every_reason_can_stand_at_every_phase() {
+        for reason in Reason::ALL {
+            for phase in [Phase::Fetching, Phase::Staged, Phase::Probation, Phase::RolledBack] {
+                let explanation = explain(&rollout(phase, Some(*reason), "details"));
+                assert!(explanation.summary.ends_with(&format!("({reason})")), "{reason}");
+                let [why] = &explanation.whys[..] else { panic!("{:?}", explanation.whys) };
+                assert!(why.fix.ends_with('.') && why.details.starts_with("details"), "{why:?}");
+            }
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod probe;
 pub mod reason;
 pub mod replica;
+pub mod reweigh;
 pub mod rollout;
 pub mod route;
 pub mod state;

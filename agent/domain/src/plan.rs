@@ -124,6 +124,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn wake_by(&mut self, at: Option<Moment>) {
+        if let Some(at) = at {
+            self.wake(at);
+        }
+    }
+
     pub(crate) fn wake(&mut self, at: Moment) {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
@@ -141,7 +147,8 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     }
     for record in state.apps.values() {
         let own = record.revisions.iter().filter(|revision| revision.active);
-        let documents = record.document().into_iter().chain(own.filter_map(|one| record.document_of(one)));
+        let documents =
+            record.document().into_iter().chain(own.filter_map(|one| record.document_of(one)));
         plan.environments.extend(documents.map(|document| document.environment.clone()));
     }
     // The network of an environment outlives its last app by that app's replicas.

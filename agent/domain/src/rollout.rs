@@ -13,15 +13,18 @@ mod gate;
 mod keep;
 mod trial;
 
+use std::collections::BTreeMap;
+
 use crate::document::{RevisionsMode, UpdateStrategy};
-use crate::model::{AppName, RevisionName};
+use crate::model::{AppName, Moment, RevisionName};
 use crate::plan::{Fleet, Memory, Plan, World};
 use crate::reason::Reason;
-use crate::replica::Trouble;
+use crate::replica::{ResolvedImage, Trouble};
 use crate::state::{AppRecord, Entered, RevisionRecord, Wanted};
 use crate::status::Phase;
 
 use self::trial::Verdict;
+pub(crate) use self::trial::{is_crash_looping, is_late};
 
 /// Refused templates that are remembered for an app (DESIGN 8), the oldest go first.
 const REFUSED_KEPT: usize = 32;
@@ -109,11 +112,32 @@ fn next(
                 }
                 Verdict::Ready => Some(Change::Enter(Phase::Committed)),
                 Verdict::Open { until } => {
-                    until.into_iter().for_each(|at| plan.wake(at));
+                    plan.wake_by(until);
                     None
                 }
             }
         }
+    }
+}
+
+/// A revision's images are local and unpacked. Where nobody serves there is nothing to wait for, and its replicas may
+/// start.
+pub fn staged(
+    record: &mut AppRecord,
+    name: &RevisionName,
+    images: BTreeMap<String, ResolvedImage>,
+    boot: &str,
+    now: Moment,
+) {
+    let alone = record.serving().is_none_or(|serving| serving.name == *name);
+    let Some(revision) = record.revisions.iter_mut().find(|known| known.name == *name) else {
+        return;
+    };
+    revision.images = images;
+    revision.refetch = false;
+    if revision.phase == Phase::Fetching {
+        revision.phase = if alone { Phase::Starting } else { Phase::Staged };
+        revision.entered = Some(Entered { boot: boot.to_owned(), at: now });
     }
 }
 
@@ -168,9 +192,9 @@ fn target(record: &AppRecord, revision: &RevisionRecord) -> u32 {
 
 /// The one before it has to stop first: it was asked for, or both need a device for themselves alone.
 pub(crate) fn stops_first(record: &AppRecord, revision: &RevisionRecord) -> bool {
-    let asked = record.document_of(revision).is_some_and(|document| {
-        document.skerry.update_strategy == UpdateStrategy::Recreate
-    });
+    let asked = record
+        .document_of(revision)
+        .is_some_and(|document| document.skerry.update_strategy == UpdateStrategy::Recreate);
     let single = record.mode() == RevisionsMode::Single;
     let devices = &revision.template.extras.devices;
     let shares = |other: &RevisionRecord| {

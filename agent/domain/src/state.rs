@@ -274,9 +274,8 @@ impl AppRecord {
 
     /// The mode that the document asks for.
     pub fn mode(&self) -> RevisionsMode {
-        self.document().map_or(RevisionsMode::Single, |document| {
-            document.configuration.active_revisions_mode
-        })
+        self.document()
+            .map_or(RevisionsMode::Single, |document| document.configuration.active_revisions_mode)
     }
 
     /// The document whose configuration holds for a revision.

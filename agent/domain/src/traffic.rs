@@ -50,8 +50,7 @@ pub fn split(record: &AppRecord, is_ready: impl Fn(&RevisionName) -> bool) -> Sp
 
 /// Entries in force: a person's, else the document's.
 pub fn entries(record: &AppRecord) -> &[TrafficEntry] {
-    let ingress =
-        record.document().and_then(|document| document.configuration.ingress.as_ref());
+    let ingress = record.document().and_then(|document| document.configuration.ingress.as_ref());
     let own = ingress.map(|ingress| ingress.traffic.as_slice()).unwrap_or_default();
     record.traffic.as_deref().unwrap_or(own)
 }
@@ -109,8 +108,7 @@ fn divided(record: &AppRecord) -> Split {
         }
     }
     let shares = weights.into_iter().filter(|(_, weight)| 0 < *weight);
-    split.shares =
-        shares.map(|(name, weight)| Share { revision: name.clone(), weight }).collect();
+    split.shares = shares.map(|(name, weight)| Share { revision: name.clone(), weight }).collect();
     if split.shares.is_empty() {
         let all = latest_ready(record).map(|one| Share { revision: one.name.clone(), weight: 100 });
         split.shares.extend(all);

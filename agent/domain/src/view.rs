@@ -38,7 +38,8 @@ pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
 }
 
 fn replica_probes(record: &AppRecord, revision: &RevisionRecord) -> Vec<crate::probe::Probe> {
-    let ingress = record.document().and_then(|document| document.configuration.ingress.as_ref());
+    let document = record.document_of(revision);
+    let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
     let port = ingress.map(|ingress| ingress.target_port).filter(|port| *port != 0);
     let main = revision.template.containers.first().map(|container| container.name.as_str());
     let containers = revision.template.containers.iter();

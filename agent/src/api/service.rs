@@ -265,7 +265,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
             reason: why.reason.to_string(),
             sentence: why.reason.sentence().to_owned(),
             details: why.details,
-            fix: why.reason.fix().to_owned(),
+            fix: why.fix,
         });
         Ok(Response::new(v1::ExplainReply { summary: explanation.summary, whys: whys.collect() }))
     }

@@ -10,7 +10,7 @@ use super::args::Format;
 use super::client::{brief, connect};
 use super::error::CliError;
 use super::output::Console;
-use super::show::fix;
+use super::show::advice;
 
 /// A reason, as it is printed.
 #[derive(Debug, Serialize)]
@@ -55,13 +55,13 @@ pub(super) async fn explain(
 fn explanation(reply: &v1::ExplainReply) -> String {
     let mut lines = vec![reply.summary.clone()];
     for why in &reply.whys {
-        let v1::Why { subject, reason, sentence, details, .. } = why;
+        let v1::Why { subject, reason, sentence, details, fix } = why;
         let says_more = !details.is_empty() && details != sentence;
         let details = if says_more { format!(" ({details})") } else { String::new() };
         lines.push(format!("{subject}: {reason}: {sentence}{details}"));
         let app = subject.split([' ']).next().unwrap_or(subject);
         let app = app.split("--").next().unwrap_or(app);
-        lines.extend(fix(reason, app).map(|fix| format!("hint: {fix}")));
+        lines.extend(advice(fix, app).map(|fix| format!("hint: {fix}")));
     }
     let printable = |line: &String| line.replace(char::is_control, " ") + "\n";
     lines.iter().map(printable).collect()

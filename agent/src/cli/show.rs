@@ -235,7 +235,11 @@ fn line(text: &mut String, start: &str, rest: &str) {
 
 /// What to do about it, unless it is nothing; commands in it name the app, so that they can be copied.
 pub(super) fn fix(reason: &str, app: &str) -> Option<String> {
-    let fix = reason.parse::<Reason>().ok()?.fix();
+    advice(reason.parse::<Reason>().ok()?.fix(), app)
+}
+
+/// A fix, unless it is nothing to do, with the app's name in it.
+pub(super) fn advice(fix: &str, app: &str) -> Option<String> {
     let named = || {
         let logs = format!("`skerry logs {app}`");
         let explain = format!("`skerry explain {app}`");

@@ -7,8 +7,8 @@ use domain::model::{EnvironmentName, ReplicaName, RevisionName};
 use domain::plan::Doing;
 use domain::reason::Reason;
 use domain::replica::{ContainerState, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
+use domain::rollout;
 use domain::state::Changes;
-use domain::status::Phase;
 use ipnet::Ipv4Net;
 use tracing::{debug, info, warn};
 
@@ -36,6 +36,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 self.restarted(&replica, &container, result);
             }
             Outcome::Stopped(replica, result) => self.stopped(&replica, result),
+            Outcome::Surveyed(app, result) => {
+                self.surveying.remove(&app);
+                let survey = result.map_err(|error| error.trouble());
+                self.memory.surveyed(app, survey, self.clock.now());
+            }
             Outcome::GivenUp => (),
         }
     }
@@ -159,9 +164,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.memory.fetched(&revision);
         let Some(app) = self.app_of(&revision) else { return };
         let Some(mut record) = self.state.apps.get(&app).cloned() else { return };
-        let Some(found) = record.revisions.iter_mut().find(|known| known.name == revision) else {
-            return;
-        };
+        let Some(found) = record.revision(&revision) else { return };
         let images: BTreeMap<String, ResolvedImage> =
             images.into_iter().map(|image| (image.reference.clone(), image)).collect();
         let template = Arc::clone(&found.template);
@@ -173,10 +176,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.memory.fetch_failed(revision, trouble, now);
             return;
         }
-        found.images = images;
-        if matches!(found.phase, Phase::Fetching | Phase::Staged) {
-            found.phase = Phase::Starting;
-        }
+        rollout::staged(&mut record, &revision, images, &self.settings.boot, now);
         let changes = Changes { apps: vec![record], ..Changes::default() };
         if let Err(error) = self.commit(changes).await {
             self.memory.fetch_failed(revision, error.0, now);
@@ -251,7 +251,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn forget_images(&mut self, revision: &RevisionName) {
         for app in self.state.apps.values_mut() {
             for known in app.revisions.iter_mut().filter(|known| known.name == *revision) {
-                known.images.clear();
+                known.refetch = true;
             }
         }
     }

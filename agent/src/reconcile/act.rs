@@ -82,6 +82,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Deed { name: "restart", work: restart.boxed(), lost }
             }
             Action::Stop(replica, grace) => self.order_stop(replica, grace),
+            Action::Survey(app, replicas) => {
+                self.surveying.insert(app.clone());
+                let runtime = self.runtime.clone();
+                let failed = Err(RuntimeError::Failed(lost("survey")));
+                let lost = Outcome::Surveyed(app.clone(), failed);
+                let survey = async move { Outcome::Surveyed(app, runtime.survey(replicas).await) };
+                Deed { name: "survey", work: survey.boxed(), lost }
+            }
         }
     }
 

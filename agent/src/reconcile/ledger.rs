@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use domain::event::Event;
 use domain::model::{AppName, Moment, ReplicaName, RevisionName};
-use domain::plan::Step;
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes};
-use domain::status::Phase;
+use domain::rollout::{Step, Told};
+use domain::state::Changes;
 use tracing::{info, warn};
 
 use super::{OUTBOX_DEPTH, RECENT_EVENTS, Reconciler};
@@ -16,33 +15,15 @@ use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
-    pub(super) async fn take_steps(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+    pub(super) async fn take_steps(&mut self, steps: Vec<Step>) -> Result<(), StoreError> {
         let first_event = self.state.device.next_event;
         let mut changes = Changes::default();
-        for step in steps {
-            let (Step::Commit(app, revision) | Step::Retire(app, revision)) = step;
-            let known = changes.apps.iter().position(|record| record.name == *app);
-            let at = known.unwrap_or_else(|| {
-                changes.apps.extend(self.state.apps.get(app).cloned());
-                changes.apps.len() - 1
-            });
-            let Some(record) = changes.apps.get_mut(at) else { continue };
-            let found = record.revisions.iter_mut().find(|known| known.name == *revision);
-            let Some(found) = found else { continue };
-            let reason = match step {
-                Step::Commit(..) => {
-                    found.phase = Phase::Committed;
-                    found.was_ready = true;
-                    Reason::RevisionReady
-                }
-                Step::Retire(..) => {
-                    found.active = false;
-                    Reason::RevisionRetired
-                }
-            };
-            prune(record);
-            info!(%app, %revision, %reason, "step");
-            self.emit(reason, Some(app), Some(revision), None, String::new());
+        for Step { record, told } in steps {
+            for Told { app, revision, reason, message } in told {
+                info!(%app, %revision, %reason, message, "step");
+                self.emit(reason, Some(&app), Some(&revision), None, message);
+            }
+            changes.apps.push(*record);
         }
         self.commit_told(first_event, changes).await
     }
@@ -145,19 +126,4 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Err(error) => warn!(%error, "events cannot be stored; they are kept in memory"),
         }
     }
-}
-
-/// Keeps as many inactive revisions as the document allows (ACA: 100), the oldest go first.
-fn prune(record: &mut AppRecord) {
-    const KEPT: u32 = 100;
-    let allowed =
-        record.document().and_then(|document| document.configuration.max_inactive_revisions);
-    let allowed = allowed.unwrap_or(KEPT) as usize;
-    let inactive = record.revisions.iter().filter(|revision| !revision.active).count();
-    let mut surplus = inactive.saturating_sub(allowed);
-    record.revisions.retain(|revision| {
-        let goes = !revision.active && 0 < surplus;
-        surplus -= usize::from(goes);
-        !goes
-    });
 }

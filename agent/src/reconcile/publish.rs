@@ -28,6 +28,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             health: &health,
             doing: &self.doing,
             fetching: &self.fetching,
+            surveying: &self.surveying,
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),

@@ -5,7 +5,7 @@ use domain::document::{Document, Finding, ScaleTarget};
 use domain::intake::{self, Incoming, Verdict, refusal};
 use domain::model::{AppName, Digest, RevisionName};
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes, JobRecord};
+use domain::state::{AppRecord, Changes, JobRecord, RevisionRecord};
 use domain::status::Source;
 use tracing::{info, warn};
 
@@ -203,7 +203,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             info!(app = %app.name, %reason, source = app.source.word(), generation = app.generation, "desired state");
             let message = format!("generation {} from {}", app.generation, app.source.word());
             self.emit(reason, Some(&app.name), None, None, message);
-            if let Some(latest) = app.latest().filter(|latest| known.as_ref() != Some(latest)) {
+            let is_new = |latest: &&RevisionRecord| {
+                known.as_ref().is_none_or(|known| known.name != latest.name)
+            };
+            if let Some(latest) = app.latest().filter(is_new) {
                 let words = format!("Creating a new revision: {}", latest.name);
                 self.emit(
                     Reason::RevisionCreated,

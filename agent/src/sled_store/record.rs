@@ -173,6 +173,7 @@ fn revision_message(revision: &RevisionRecord) -> stored::Revision {
         failure_reason: failure.map(|failure| failure.reason.to_string()).unwrap_or_default(),
         failure_details: failure.map(|failure| failure.details.clone()).unwrap_or_default(),
         restarts: revision.restarts,
+        refetch: revision.refetch,
     }
 }
 
@@ -297,6 +298,7 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
             .ok()
             .map(|reason| Trouble { reason, details: message.failure_details.clone() }),
         restarts: message.restarts,
+        refetch: message.refetch,
     })
 }
 

@@ -21,7 +21,7 @@ mod node;
 mod parse;
 mod probes;
 mod quantity;
-mod rules;
+pub(crate) mod rules;
 mod scale;
 mod scale_target;
 mod skerry;

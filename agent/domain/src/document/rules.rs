@@ -54,7 +54,7 @@ pub(super) fn label(text: &str) -> Result<(), &'static str> {
 }
 
 /// The label of a revision: it becomes a host name.
-pub(super) fn traffic_label(text: &str) -> Result<(), &'static str> {
+pub(crate) fn traffic_label(text: &str) -> Result<(), &'static str> {
     let starts_with_letter = text.starts_with(|c: char| c.is_ascii_lowercase());
     if starts_with_letter && text.len() <= 64 && is_label(text) && !text.contains("--") {
         return Ok(());

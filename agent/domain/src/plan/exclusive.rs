@@ -23,8 +23,7 @@ pub(super) fn holder(
                 && (one.planned
                     || views.iter().any(|view| view.name == *one.name && !view.outdated))
         };
-        let before = present(world, plan)
-            .find(|one| *one.app == record.name && !counts(one));
+        let before = present(world, plan).find(|one| *one.app == record.name && !counts(one));
         if let Some(before) = before {
             let details = format!("{} is still there", before.name);
             return Some(trouble(Reason::WaitingForStop, details));
@@ -55,27 +54,28 @@ struct Present<'a> {
 
 /// Every replica of this boot that there is, or is about to be.
 fn present<'a>(world: World<'a>, plan: &'a Plan) -> impl Iterator<Item = Present<'a>> {
-    let seen = world
-        .observed
-        .iter()
-        .filter(move |(_, seen)| seen.boot == world.settings.boot)
-        .map(|(name, seen)| Present { app: &seen.app, name, revision: &seen.revision, planned: false });
+    let seen = world.observed.iter().filter(move |(_, seen)| seen.boot == world.settings.boot).map(
+        |(name, seen)| Present { app: &seen.app, name, revision: &seen.revision, planned: false },
+    );
     let doing = world.doing.iter().filter_map(move |(name, doing)| match doing {
         Doing::Starting(order) | Doing::Restarting(order) => {
             let unseen = !world.observed.contains_key(name);
-            unseen.then_some(Present { app: &order.app, name, revision: &order.revision, planned: true })
-        }
-        Doing::Stopping => None,
-    });
-    let planned = plan.actions.iter().filter_map(|action| match action {
-        Action::Start(order) => {
-            Some(Present {
+            unseen.then_some(Present {
                 app: &order.app,
-                name: &order.replica,
+                name,
                 revision: &order.revision,
                 planned: true,
             })
         }
+        Doing::Stopping => None,
+    });
+    let planned = plan.actions.iter().filter_map(|action| match action {
+        Action::Start(order) => Some(Present {
+            app: &order.app,
+            name: &order.replica,
+            revision: &order.revision,
+            planned: true,
+        }),
         Action::Fetch(_) | Action::Restart(..) | Action::Stop(..) | Action::Survey(..) => None,
     });
     seen.chain(doing).chain(planned)

@@ -65,7 +65,10 @@ impl<'a> Fleet<'a> {
     }
 
     /// The revisions that have all the replicas they may have, ready.
-    pub(super) fn complete<'s>(&'s self, state: &'s State) -> impl Iterator<Item = &'s RevisionName> {
+    pub(super) fn complete<'s>(
+        &'s self,
+        state: &'s State,
+    ) -> impl Iterator<Item = &'s RevisionName> {
         state.apps.values().flat_map(move |app| {
             let all = app.revisions.iter().filter(|revision| revision.active);
             let complete = all.filter(move |revision| {
@@ -111,9 +114,7 @@ fn replicas<'a>(
             && !matches!(world.doing.get(*name), Some(Doing::Stopping))
     });
     let mut views: Vec<ReplicaView<'_>> = seen
-        .map(|(name, observed)| {
-            view(name, Some(observed), None, revision, world, memory)
-        })
+        .map(|(name, observed)| view(name, Some(observed), None, revision, world, memory))
         .collect();
     for (name, doing) in world.doing {
         // A restart takes the only record of a replica away for a moment; the replica is still there.

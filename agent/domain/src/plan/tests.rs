@@ -73,7 +73,8 @@ fn check_settled(board: &Board, seed: u64) {
             assert_eq!(replicas.count(), 0, "seed {seed}: {app} was removed");
             continue;
         }
-        let latest = record.latest().expect("an app has a revision");
+        let mut newest = record.revisions.iter().rev();
+        let latest = newest.find(|one| one.active).expect("an app has an active revision");
         assert_eq!(latest.phase, Phase::Committed, "seed {seed}: {app}");
         let revisions: BTreeSet<_> = replicas.map(|replica| &replica.revision).collect();
         assert_eq!(revisions, BTreeSet::from([&latest.name]), "seed {seed}: only the latest runs");

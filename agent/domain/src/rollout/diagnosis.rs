@@ -62,7 +62,10 @@ fn exit(name: &str, code: u32, oom: bool, failures: u32, words: &str) -> Trouble
     // Exits, not the seconds that are left: a status that counts down would be published every second.
     let again = if failures < 2 { String::new() } else { format!(", {failures} times in a row") };
     let words = if words.is_empty() { String::new() } else { format!("; its last line: {words}") };
-    Trouble { reason, details: format!("container {name} ended with exit code {code}{again}{words}") }
+    Trouble {
+        reason,
+        details: format!("container {name} ended with exit code {code}{again}{words}"),
+    }
 }
 
 /// Whether a reason means that something failed, rather than that it takes its time.
@@ -102,10 +105,8 @@ pub(super) fn crash_loop(
         let mut down = view.down_containers(revision);
         let name = down.find(|name| restarts <= memory.restarts_of(&view.name, name))?;
         let trouble = of_replica(revision, view, memory)?;
-        let reason = match trouble.reason {
-            Reason::ContainerExited => Reason::CrashLoopBackOff,
-            other => other,
-        };
+        let exited = trouble.reason == Reason::ContainerExited;
+        let reason = if exited { Reason::CrashLoopBackOff } else { trouble.reason };
         let times = memory.restarts_of(&view.name, name);
         let details = format!("{}; it was started again {times} times", trouble.details);
         Some(Trouble { reason, details })
@@ -129,10 +130,8 @@ pub(super) fn late(
     let known = memory.trouble(&revision.name).or(world.network).cloned();
     match known.or_else(|| worst(revision, fleet, memory)) {
         Some(cause) => {
-            let reason = match cause.reason {
-                Reason::WaitingForProbe | Reason::ContainerStarting => LATE,
-                other => other,
-            };
+            let waits = [Reason::WaitingForProbe, Reason::ContainerStarting];
+            let reason = if waits.contains(&cause.reason) { LATE } else { cause.reason };
             Trouble { reason, details: format!("{line} {}", cause.details) }
         }
         None => Trouble { reason: LATE, details: line },

@@ -55,7 +55,7 @@ fn passes(
     let Some(before) = one_before(record, revision, fleet) else { return true };
     if let Err((trouble, again)) = in_window(record, revision, world) {
         memory.note(&revision.name, trouble);
-        again.into_iter().for_each(|at| plan.wake(at));
+        plan.wake_by(again);
         return false;
     }
     let known = memory.survey(&record.name).cloned();

@@ -45,9 +45,9 @@ fn stays_alone(record: &AppRecord, revision: &RevisionRecord) -> bool {
 fn labelled(record: &AppRecord) -> Vec<(RevisionName, Change)> {
     let named = |revision: &RevisionRecord| {
         record.labels.values().any(|name| *name == revision.name)
-            || super::super::traffic::entries(record)
-                .iter()
-                .any(|entry| entry.label.is_some() && entry.revision.as_ref() == Some(&revision.name))
+            || super::super::traffic::entries(record).iter().any(|entry| {
+                entry.label.is_some() && entry.revision.as_ref() == Some(&revision.name)
+            })
     };
     let active = || record.revisions.iter().filter(|revision| revision.active);
     if !active().any(named)
@@ -66,8 +66,7 @@ fn labelled(record: &AppRecord) -> Vec<(RevisionName, Change)> {
 
 /// The label that the next revision gets: the document's target, else the one there is, else ACA's first.
 pub(super) fn target_label(record: &AppRecord) -> String {
-    let asked =
-        record.document().and_then(|document| document.configuration.target_label.clone());
+    let asked = record.document().and_then(|document| document.configuration.target_label.clone());
     let known = || record.labels.keys().next().cloned();
     asked.or_else(known).unwrap_or_else(|| FIRST_LABEL.to_owned())
 }

@@ -96,5 +96,14 @@ pub(crate) fn is_late(
         && entered(revision, world, memory).after(deadline) <= world.now
 }
 
+/// Whether a revision crash-loops, for what is reported of one that is tried on.
+pub(crate) fn is_crash_looping(
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    memory: &Memory,
+) -> bool {
+    diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP).is_some()
+}
+
 /// The reason of a deadline that passed, where nothing better is known.
 pub(super) const LATE: Reason = Reason::DeadlineExceeded;

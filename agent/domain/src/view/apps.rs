@@ -1,17 +1,20 @@
 //! Statuses of apps and jobs, in ACA's words.
 
 use super::Scene;
-use super::network::traffic;
+use super::network::split;
 use crate::document::Finding;
 use crate::model::WallTime;
-use crate::plan::{Doing, ReplicaView};
+use crate::plan::ReplicaView;
 use crate::reason::Reason;
-use crate::replica::{ContainerState, Trouble};
+use crate::replica::Trouble;
+use crate::rollout;
+use crate::rollout::diagnosis::{self, is_failure, stated};
 use crate::state::{AppRecord, JobRecord, RevisionRecord, Wanted};
 use crate::status::{
     AppStatus, HealthState, JobStatus, Phase, ProvisioningState, ReplicaRunningState,
     ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source,
 };
+use crate::traffic::Split;
 
 /// Inactive revisions that a status tells of, the newest. More are kept, and would make a status of 100 KiB of them.
 const INACTIVE_TOLD: usize = 10;
@@ -19,31 +22,32 @@ const INACTIVE_TOLD: usize = 10;
 /// The status of an app, as of now.
 pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
     let mut inactive = 0;
+    let split = split(record, scene);
     let told = record.revisions.iter().rev().filter(|revision| {
         inactive += usize::from(!revision.active);
         let runs = !scene.fleet.replicas(&revision.name).is_empty();
         revision.active || runs || inactive <= INACTIVE_TOLD
     });
     let revisions: Vec<RevisionStatus> =
-        told.map(|revision| revision_status(record, revision, scene)).collect();
-    let document = record.document();
+        told.map(|revision| revision_status(record, revision, &split, scene)).collect();
+    let document = record.in_force();
     let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
     let suffix = document.map(|document| scene.world.settings.suffix(&document.environment));
     let fqdn = ingress.and(suffix).map(|suffix| format!("{}.{suffix}", record.name));
     let held = scene.lan_names.get(&record.name);
-    let ready = record.revisions.iter().rev().find(|revision| revision.was_ready);
+    let ready = record.revisions.iter().rev().find(|revision| revision.has_served());
     AppStatus {
         app: record.name.to_string(),
         generation: record.generation,
         digest: record.accepted.as_ref().map(|accepted| accepted.digest),
         source: record.source,
-        running_status: running_status(record, &revisions),
+        running_status: running_status(record, &split, &revisions),
         fqdn: fqdn.unwrap_or_default(),
         lan_name: held.map(|name| format!("{name}.local")).unwrap_or_default(),
         latest_revision: record.latest().map(|revision| revision.name.clone()),
         latest_ready_revision: ready.map(|revision| revision.name.clone()),
         revisions,
-        warnings: warnings(record),
+        warnings: warnings(record, &split),
         error: None,
         scale_target: record.scale.to_string(),
         updated: WallTime::default(),
@@ -51,9 +55,15 @@ pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
 }
 
 /// What of the document is not acted on, and what was remarked of the newest revision's images.
-fn warnings(record: &AppRecord) -> Vec<Finding> {
+fn warnings(record: &AppRecord, split: &Split) -> Vec<Finding> {
     let mut warnings =
         record.accepted.as_ref().map(|accepted| accepted.warnings.clone()).unwrap_or_default();
+    warnings.extend(split.idle.iter().map(|number| Finding {
+        path: format!("properties.configuration.ingress.traffic[{number}]"),
+        reason: Reason::TrafficUnready,
+        message: Reason::TrafficUnready.sentence().to_owned(),
+        position: None,
+    }));
     let Some(latest) = record.latest() else { return warnings };
     let template = &latest.template;
     let kinds =
@@ -73,24 +83,29 @@ fn warnings(record: &AppRecord) -> Vec<Finding> {
     warnings
 }
 
-fn running_status(record: &AppRecord, revisions: &[RevisionStatus]) -> RunningStatus {
+fn running_status(
+    record: &AppRecord,
+    split: &Split,
+    revisions: &[RevisionStatus],
+) -> RunningStatus {
     if record.stopped || record.removed {
         return RunningStatus::Stopped;
     }
     if record.wanted_replicas() == Wanted::PinnedToZero {
         return RunningStatus::Ready;
     }
-    let serving = traffic(record);
     let serves = revisions
         .iter()
-        .any(|revision| Some(&revision.name) == serving && 0 < revision.ready_replicas);
-    let settled = record.latest().is_some_and(|latest| latest.phase == Phase::Committed);
-    if serves && settled { RunningStatus::Running } else { RunningStatus::Progressing }
+        .any(|revision| 0 < split.weight_of(&revision.name) && 0 < revision.ready_replicas);
+    // One on trial serves; one that was rolled back leaves the app as it was.
+    let under_way = record.revisions.iter().any(RevisionRecord::is_candidate);
+    if serves && !under_way { RunningStatus::Running } else { RunningStatus::Progressing }
 }
 
 fn revision_status(
     record: &AppRecord,
     revision: &RevisionRecord,
+    split: &Split,
     scene: Scene<'_>,
 ) -> RevisionStatus {
     let views = scene.fleet.replicas(&revision.name);
@@ -100,15 +115,16 @@ fn revision_status(
     let ready = scene.fleet.ready(&revision.name);
     let there = u32::try_from(views.len()).unwrap_or(u32::MAX);
     let trouble = revision_trouble(record, revision, &replicas, scene);
+    let names = split.labels.iter().filter(|(_, name)| **name == revision.name);
     RevisionStatus {
         name: revision.name.clone(),
         phase: revision.phase,
         active: revision.active,
-        traffic_weight: if traffic(record) == Some(&revision.name) { 100 } else { 0 },
-        labels: Vec::new(),
+        traffic_weight: split.weight_of(&revision.name),
+        labels: names.map(|(label, _)| label.clone()).collect(),
         replicas: there,
         ready_replicas: ready,
-        provisioning_state: provisioning_state(revision, there),
+        provisioning_state: provisioning_state(record, revision, there, scene),
         running_state: running_state(record, revision, &replicas, ready),
         health_state: health_state(views, ready, there),
         reason: trouble.as_ref().map(|trouble| trouble.reason),
@@ -118,15 +134,26 @@ fn revision_status(
     }
 }
 
-fn provisioning_state(revision: &RevisionRecord, there: u32) -> ProvisioningState {
+fn provisioning_state(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    there: u32,
+    scene: Scene<'_>,
+) -> ProvisioningState {
+    // A first revision that fails is tried on, as there is nothing to go back to; it is reported as what it is.
+    let failing = || {
+        rollout::is_late(record, revision, scene.world, scene.memory)
+            || rollout::is_crash_looping(revision, scene.fleet, scene.memory)
+    };
     match (revision.active, revision.phase) {
+        (_, Phase::RolledBack) => ProvisioningState::Failed,
         (false, _) if 0 < there => ProvisioningState::Deprovisioning,
         (false, _) => ProvisioningState::Deprovisioned,
+        (true, Phase::Starting) if failing() => ProvisioningState::Failed,
         (true, Phase::Fetching | Phase::Staged | Phase::Starting) => {
             ProvisioningState::Provisioning
         }
         (true, Phase::Probation | Phase::Committed) => ProvisioningState::Provisioned,
-        (true, Phase::RolledBack) => ProvisioningState::Failed,
     }
 }
 
@@ -137,12 +164,15 @@ fn running_state(
     ready: u32,
 ) -> RunningState {
     let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
-    let wanted = record.wanted_of(revision);
+    if revision.phase == Phase::RolledBack {
+        return RunningState::Failed;
+    }
     if !revision.active {
         return if 0 < there { RunningState::Deprovisioning } else { RunningState::Stopped };
     }
     let failing = replicas.iter().any(|replica| replica.reason.is_some_and(is_failure));
-    match wanted {
+    let allowed = rollout::allowed(record, revision);
+    match record.wanted_of(revision) {
         Wanted::None if 0 < there => RunningState::Deprovisioning,
         Wanted::None => RunningState::Stopped,
         Wanted::PinnedToZero => RunningState::ScaledToZero,
@@ -151,9 +181,13 @@ fn running_state(
         }
         Wanted::Some(_) if failing && ready == 0 => RunningState::Failed,
         Wanted::Some(_) if failing => RunningState::Degraded,
+        // It made room for the one that follows it.
+        Wanted::Some(_) if allowed == 0 && revision.phase == Phase::Committed && there == 0 => {
+            RunningState::ScaledToZero
+        }
         Wanted::Some(_) if ready == 0 => RunningState::Activating,
-        Wanted::Some(wanted) if ready != wanted || there != wanted => RunningState::Processing,
-        Wanted::Some(wanted) if record.max_replicas(revision) <= wanted => {
+        Wanted::Some(_) if ready != allowed || there != allowed => RunningState::Processing,
+        Wanted::Some(_) if record.max_replicas(revision) <= allowed => {
             RunningState::RunningAtMaxScale
         }
         Wanted::Some(_) => RunningState::Running,
@@ -183,18 +217,6 @@ fn image(revision: &RevisionRecord) -> String {
     }
 }
 
-/// Whether a reason means that something failed, rather than that it takes its time.
-fn is_failure(reason: Reason) -> bool {
-    !matches!(
-        reason,
-        Reason::ContainerStarting
-            | Reason::PortClosed
-            | Reason::WaitingForProbe
-            | Reason::PullingImage
-            | Reason::ContainerdUnavailable
-    )
-}
-
 /// Why a revision is not as asked for: what keeps all of it, else what keeps its replicas.
 fn revision_trouble(
     record: &AppRecord,
@@ -202,15 +224,24 @@ fn revision_trouble(
     replicas: &[ReplicaStatus],
     scene: Scene<'_>,
 ) -> Option<Trouble> {
+    if revision.phase == Phase::RolledBack {
+        return revision.failure.clone().or_else(|| Some(stated(Reason::RevisionRolledBack)));
+    }
     if !revision.active {
         return None;
     }
-    let wanted = match record.wanted_of(revision) {
+    match record.wanted_of(revision) {
         Wanted::None => return record.stopped.then(|| stated(Reason::AppStopped)),
         Wanted::PinnedToZero => return Some(stated(Reason::PinnedToZero)),
-        Wanted::Some(wanted) => wanted,
-    };
-    if wanted <= scene.fleet.ready(&revision.name) {
+        Wanted::Some(_) => (),
+    }
+    let allowed = rollout::allowed(record, revision);
+    let waits = revision.is_candidate() && scene.memory.trouble(&revision.name).is_some();
+    if revision.phase != Phase::Staged
+        && revision.phase != Phase::Fetching
+        && allowed <= scene.fleet.ready(&revision.name)
+        && !waits
+    {
         return None;
     }
     if let Some(trouble) = scene.memory.trouble(&revision.name) {
@@ -230,17 +261,13 @@ fn revision_trouble(
     troubles.into_iter().next().or_else(|| Some(stated(Reason::ContainerStarting)))
 }
 
-fn stated(reason: Reason) -> Trouble {
-    Trouble { reason, details: reason.sentence().to_owned() }
-}
-
 fn replica_status(
     revision: &RevisionRecord,
     view: &ReplicaView<'_>,
     scene: Scene<'_>,
 ) -> ReplicaStatus {
     let runs = view.is_running(revision);
-    let trouble = if view.ready { None } else { replica_trouble(revision, view, scene) };
+    let trouble = diagnosis::of_replica(revision, view, scene.memory);
     ReplicaStatus {
         name: view.name.clone(),
         running_state: match view.observed {
@@ -254,57 +281,6 @@ fn replica_status(
         reason: trouble.as_ref().map(|trouble| trouble.reason),
         details: trouble.map(|trouble| trouble.details).unwrap_or_default(),
     }
-}
-
-fn replica_trouble(
-    revision: &RevisionRecord,
-    view: &ReplicaView<'_>,
-    scene: Scene<'_>,
-) -> Option<Trouble> {
-    if let Some(Doing::Stopping) = view.doing {
-        return None;
-    }
-    let observed = view.observed.map(|observed| &observed.containers);
-    for container in &revision.template.containers {
-        let name = container.name.as_str();
-        if let Some(trouble) = scene.memory.restart_trouble(&view.name, name) {
-            return Some(trouble.clone());
-        }
-        let state = observed.and_then(|containers| containers.get(name));
-        if let Some(ContainerState::Exited { code, oom, .. }) = state {
-            let failures = scene.memory.exits(&view.name, name);
-            return Some(exit_trouble(name, *code, *oom, failures));
-        }
-    }
-    if view.doing.is_some() || view.observed.is_none() {
-        return Some(stated(Reason::ContainerStarting));
-    }
-    let failure = view.health.and_then(|health| health.failure.clone());
-    let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
-    let reason = match view.health {
-        _ if details.contains("refused") => Reason::PortClosed,
-        Some(health) if !health.unhealthy.is_empty() => Reason::ProbeFailed,
-        Some(health)
-            if health.failure.is_some()
-                && health.started
-                && (view.adopted || revision.was_ready) =>
-        {
-            Reason::ProbeFailed
-        }
-        Some(_) | None => Reason::WaitingForProbe,
-    };
-    Some(Trouble { reason, details })
-}
-
-fn exit_trouble(name: &str, code: u32, oom: bool, failures: u32) -> Trouble {
-    let reason = match (oom, failures) {
-        (true, _) => Reason::OOMKilled,
-        (false, 0..=1) => Reason::ContainerExited,
-        (false, _) => Reason::CrashLoopBackOff,
-    };
-    // Exits, not the seconds that are left: a status that counts down would be published every second.
-    let again = if failures < 2 { String::new() } else { format!(", {failures} times in a row") };
-    Trouble { reason, details: format!("container {name} ended with exit code {code}{again}") }
 }
 
 /// The status of a name whose first document was refused: there is nothing else to tell of it.

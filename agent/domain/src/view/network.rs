@@ -9,8 +9,9 @@ use crate::document::{AppDocument, Ingress};
 use crate::ipam;
 use crate::model::{AppName, EnvironmentName, RevisionName};
 use crate::reason::Reason;
-use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share};
-use crate::state::{AppRecord, Wanted};
+use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service};
+use crate::state::{AppRecord, RevisionRecord, Wanted};
+use crate::traffic::{self, Split};
 use crate::zone::{AnnouncedApp, Announcements, Zone, ZoneEntry, Zones};
 
 /// What the ingress does.
@@ -35,22 +36,29 @@ pub fn routes(scene: Scene<'_>) -> RouteTable {
     RouteTable { environments }
 }
 
+/// Apps that are reached, by the document in force: that of the revision that serves.
 fn with_ingress(scene: Scene<'_>) -> impl Iterator<Item = (&AppRecord, &AppDocument, &Ingress)> {
     scene.state.apps.values().filter(|record| !record.removed).filter_map(|record| {
-        let document = record.document()?;
+        let document = record.in_force()?;
         Some((record, document, document.configuration.ingress.as_ref()?))
     })
 }
 
 fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
-    let backends = |revision: &RevisionName| -> Vec<Backend> {
-        let replicas = scene.fleet.replicas(revision).iter().filter(|replica| replica.ready);
+    let backends = |revision: &RevisionRecord| -> Vec<Backend> {
+        // A document that moves image and targetPort together breaks neither revision.
+        let own = record.document_of(revision);
+        let own = own.and_then(|document| document.configuration.ingress.as_ref());
+        let port = own.unwrap_or(ingress).target_port;
+        let replicas = scene.fleet.replicas(&revision.name).iter();
+        let ready = replicas.filter(|replica| replica.ready);
         let backend = |replica: &crate::plan::ReplicaView<'_>| Backend {
             replica: replica.name.clone(),
-            address: SocketAddrV4::new(replica.address, ingress.target_port),
+            address: SocketAddrV4::new(replica.address, port),
         };
-        replicas.map(backend).collect()
+        ready.map(backend).collect()
     };
+    let split = split(record, scene);
     let active = record.revisions.iter().filter(|revision| revision.active);
     Service {
         app: record.name.clone(),
@@ -58,21 +66,16 @@ fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
         transport: ingress.transport,
         lan_name: scene.lan_names.get(&record.name).cloned().unwrap_or_default().to_lowercase(),
         domains: ingress.custom_domains.iter().map(|domain| domain.name.to_lowercase()).collect(),
-        split: traffic(record)
-            .map(|revision| Share { revision: revision.clone(), weight: 100 })
-            .into_iter()
-            .collect(),
-        revisions: active
-            .map(|revision| (revision.name.clone(), backends(&revision.name)))
-            .collect(),
-        labels: BTreeMap::new(),
+        split: split.shares,
+        revisions: active.map(|revision| (revision.name.clone(), backends(revision))).collect(),
+        labels: split.labels,
         unready: unready(record),
     }
 }
 
-/// The revision with the traffic: the one that serves, or the newest while none ever did.
-pub(super) fn traffic(record: &AppRecord) -> Option<&RevisionName> {
-    record.serving().or_else(|| record.latest()).map(|revision| &revision.name)
+/// How an app's requests are divided now.
+pub(super) fn split(record: &AppRecord, scene: Scene<'_>) -> Split {
+    traffic::split(record, |revision| 0 < scene.fleet.ready(revision))
 }
 
 fn unready(record: &AppRecord) -> Reason {
@@ -99,8 +102,10 @@ pub fn zones(scene: Scene<'_>) -> Zones {
     }
     for (record, document, ingress) in with_ingress(scene) {
         let Some(zone) = zones.get_mut(&document.environment) else { continue };
-        let replicas = traffic(record).map(|revision| scene.fleet.replicas(revision));
-        let ready = replicas.into_iter().flatten().filter(|replica| replica.ready);
+        let split = split(record, scene);
+        let shares = split.shares.iter();
+        let replicas = shares.flat_map(|share| scene.fleet.replicas(&share.revision));
+        let ready = replicas.filter(|replica| replica.ready);
         let entry = ZoneEntry {
             port: ingress.target_port,
             replicas: ready.map(|replica| replica.address).collect(),
@@ -114,8 +119,11 @@ pub fn zones(scene: Scene<'_>) -> Zones {
 pub fn announcements(scene: Scene<'_>) -> Announcements {
     let mut apps: BTreeMap<AppName, AnnouncedApp> = BTreeMap::new();
     for (record, _, ingress) in with_ingress(scene) {
-        let Some(revision) = traffic(record) else { continue };
-        if ingress.external && scene.fleet.replicas(revision).iter().any(|replica| replica.ready) {
+        let split = split(record, scene);
+        let serves = |revision: &RevisionName| 0 < scene.fleet.ready(revision);
+        if ingress.external
+            && let Some(revision) = split.main().filter(|main| serves(main))
+        {
             apps.insert(record.name.clone(), AnnouncedApp { revision: revision.clone() });
         }
     }

@@ -9,10 +9,13 @@ use ipnet::Ipv4Net;
 use crate::allowances::Allowances;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
-use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, Step, World, plan};
+use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, World, plan};
 use crate::probe::{Health, HealthReport};
 use crate::reason::Reason;
-use crate::replica::{ContainerState, ObservedReplica, ReplicaOrder, ResolvedImage, Trouble};
+use crate::replica::{
+    ContainerState, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, Trouble,
+};
+use crate::rollout::{self, Step};
 use crate::route::RouteTable;
 use crate::state::{AppRecord, State};
 use crate::status::{Phase, Source};
@@ -47,6 +50,7 @@ pub(super) struct Board {
     health: HealthReport,
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
+    surveying: BTreeSet<AppName>,
     subnets: BTreeMap<EnvironmentName, Ipv4Net>,
     memory: Memory,
     now: Moment,
@@ -74,6 +78,7 @@ impl Board {
             health: BTreeMap::new(),
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            surveying: BTreeSet::new(),
             subnets: BTreeMap::from([(EnvironmentName::default(), subnet)]),
             memory: Memory::new(0),
             now: Moment::default(),
@@ -153,11 +158,16 @@ impl Board {
         for action in pending {
             match action {
                 Action::Start(order) if dice.roll(2) == 0 => self.half_make(&order),
-                Action::Fetch(_) | Action::Start(_) | Action::Restart(..) | Action::Stop(..) => (),
+                Action::Fetch(_)
+                | Action::Start(_)
+                | Action::Restart(..)
+                | Action::Stop(..)
+                | Action::Survey(..) => (),
             }
         }
         self.doing.clear();
         self.fetching.clear();
+        self.surveying.clear();
         self.health.clear();
         self.memory = Memory::new(u64::from(self.boots) << 32 | dice.roll(1 << 31));
     }
@@ -179,7 +189,7 @@ impl Board {
         let mut plan = self.plan();
         while !plan.steps.is_empty() {
             for step in std::mem::take(&mut plan.steps) {
-                self.step(&step);
+                self.step(step);
             }
             plan = self.plan();
         }
@@ -209,6 +219,7 @@ impl Board {
                     );
                     drop(self.doing.insert(replica.clone(), Doing::Stopping));
                 }
+                Action::Survey(app, _) => drop(self.surveying.insert(app.clone())),
             }
             self.pending.push(action);
         }
@@ -232,6 +243,7 @@ impl Board {
             health: &self.health,
             doing: &self.doing,
             fetching: &self.fetching,
+            surveying: &self.surveying,
             subnets: &self.subnets,
             runtime: None,
             network: None,
@@ -269,6 +281,7 @@ impl Board {
             health: &self.health,
             doing: &self.doing,
             fetching: &self.fetching,
+            surveying: &self.surveying,
             subnets: &self.subnets,
             runtime: None,
             network: None,
@@ -289,18 +302,8 @@ impl Board {
         view::routes(scene)
     }
 
-    fn step(&mut self, step: &Step) {
-        let (Step::Commit(app, revision) | Step::Retire(app, revision)) = step;
-        let record: &mut AppRecord = self.state.apps.get_mut(app).expect("a step is of an app");
-        let found = record.revisions.iter_mut().find(|known| known.name == *revision);
-        let found = found.expect("a step is of a revision");
-        match step {
-            Step::Commit(..) => {
-                found.phase = Phase::Committed;
-                found.was_ready = true;
-            }
-            Step::Retire(..) => found.active = false,
-        }
+    fn step(&mut self, step: Step) {
+        self.state.apps.insert(step.record.name.clone(), *step.record);
     }
 
     fn finish(&mut self, action: Action, fails: bool) {
@@ -314,10 +317,10 @@ impl Board {
             Action::Fetch(order) => {
                 self.fetching.remove(&order.revision);
                 self.memory.fetched(&order.revision);
-                let revisions = self.state.apps.values_mut().flat_map(|app| &mut app.revisions);
-                for revision in revisions.filter(|known| known.name == order.revision) {
-                    revision.images = order.images.iter().map(image).collect();
-                    revision.phase = Phase::Starting;
+                let images: BTreeMap<_, _> = order.images.iter().map(image).collect();
+                for app in self.state.apps.values_mut() {
+                    let (boot, now) = (&self.settings.boot, self.now);
+                    rollout::staged(app, &order.revision, images.clone(), boot, now);
                 }
             }
             Action::Start(order) => {
@@ -340,6 +343,11 @@ impl Board {
                     let known = self.observed.entry(order.replica.clone()).or_insert_with(made);
                     known.containers.insert(container, ContainerState::Running { since: self.now });
                 }
+            }
+            Action::Survey(app, _) => {
+                self.surveying.remove(&app);
+                let survey = if fails { Err(trouble()) } else { Ok(Survey::default()) };
+                self.memory.surveyed(app, survey, self.now);
             }
             // The loop, too, holds on to a stop that failed until it is time to try again.
             Action::Stop(..) if fails => self.pending.push(action),
@@ -377,9 +385,12 @@ impl Board {
     /// Nothing is done and nothing is left to do.
     pub(super) fn is_settled(&self) -> bool {
         let committed = |record: &AppRecord| {
-            let ready = record.latest().map_or(0, |latest| self.scene_parts().ready(&latest.name));
+            let newest = record.revisions.iter().rev().find(|one| one.active);
+            let ready = newest.map_or(0, |newest| self.scene_parts().ready(&newest.name));
             record.removed
-                || record.latest().is_some_and(|latest| latest.phase == Phase::Committed)
+                || record
+                    .latest()
+                    .is_some_and(|latest| matches!(latest.phase, Phase::Committed | Phase::RolledBack))
                     && ready == record.wanted_replicas().count()
         };
         self.pending.is_empty()
