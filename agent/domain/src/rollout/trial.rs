@@ -13,6 +13,9 @@ use crate::status::Phase;
 /// Starts of one container after its first: with the next failure it crash-loops (DESIGN 8).
 pub(super) const CRASH_LOOP: u32 = 3;
 
+/// So long a revision must be known to this run of the agent before it is late: a look and a probe take their time.
+const ACQUAINTED: Duration = Duration::from_secs(10);
+
 /// What is to be said of a revision that starts, or is on trial.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
@@ -50,6 +53,9 @@ pub(super) fn judge(
         Duration::from_secs(block.map_or(0, of).into())
     };
     let deadline = entered.after(secs(|block| block.ready_deadline_secs));
+    // An agent that just started has not seen yet what is ready all the same.
+    let first_seen = memory.first_seen(&revision.name).unwrap_or(world.now);
+    let deadline = deadline.max(first_seen.after(ACQUAINTED));
     let may_fail = record.fallback_of(&revision.name).is_some();
     if may_fail {
         if let Some(trouble) = diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP) {

@@ -388,10 +388,9 @@ impl Board {
             let newest = record.revisions.iter().rev().find(|one| one.active);
             let ready = newest.map_or(0, |newest| self.scene_parts().ready(&newest.name));
             record.removed
-                || record
-                    .latest()
-                    .is_some_and(|latest| matches!(latest.phase, Phase::Committed | Phase::RolledBack))
-                    && ready == record.wanted_replicas().count()
+                || record.latest().is_some_and(|latest| {
+                    matches!(latest.phase, Phase::Committed | Phase::RolledBack)
+                }) && ready == record.wanted_replicas().count()
         };
         self.pending.is_empty()
             && self.last.actions.is_empty()

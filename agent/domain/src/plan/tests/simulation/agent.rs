@@ -9,13 +9,12 @@ use super::run::{Checked, Event, Run, Sighting, broken};
 use super::script::Point;
 use crate::allowances::Allowances;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
-use crate::plan::{Doing, Fleet, Memory, Plan, Settings, Step, World, plan};
+use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan};
 use crate::probe::{Health, ProbePlan};
 use crate::reason::Reason;
 use crate::replica::{ObservedReplica, Trouble};
 use crate::route::RouteTable;
-use crate::state::{AppRecord, State};
-use crate::status::Phase;
+use crate::state::State;
 use crate::view::{self, Scene};
 
 /// More steps in a row than a state can take.
@@ -36,6 +35,7 @@ pub(super) struct Agent {
     /// Starts that were told that nobody waits for them any more.
     pub(super) given_up: BTreeSet<ReplicaName>,
     pub(super) fetching: BTreeSet<RevisionName>,
+    pub(super) surveying: BTreeSet<AppName>,
     pub(super) health: BTreeMap<ReplicaName, Health>,
     pub(super) probed: ProbePlan,
     pub(super) sight: Sight,
@@ -86,6 +86,7 @@ impl Agent {
             doing: BTreeMap::new(),
             given_up: BTreeSet::new(),
             fetching: BTreeSet::new(),
+            surveying: BTreeSet::new(),
             health: BTreeMap::new(),
             probed: BTreeMap::new(),
             sight: Sight::default(),
@@ -102,6 +103,7 @@ impl Agent {
         self.doing.clear();
         self.given_up.clear();
         self.fetching.clear();
+        self.surveying.clear();
         self.health.clear();
         self.probed.clear();
         self.sight = Sight::default();
@@ -126,6 +128,7 @@ impl Run {
             health: &agent.health,
             doing: &agent.doing,
             fetching: &agent.fetching,
+            surveying: &agent.surveying,
             subnets: &agent.nets.subnets,
             runtime: agent.sight.trouble.as_ref(),
             network: None,
@@ -167,12 +170,11 @@ impl Run {
         if !self.agent.up {
             return Ok(());
         }
-        let Some(mut plan) = self.take_steps()? else { return Ok(()) };
-        let sight = &self.agent.sight;
-        if !sight.looked && sight.looking {
-            self.agent.wake = None;
+        if !self.agent.sight.looked {
+            let _ = self.plan();
             return Ok(()); // before the first look there is nothing to decide by
         }
+        let Some(mut plan) = self.take_steps()? else { return Ok(()) };
         self.settle(&plan);
         self.check_actions(&plan.actions)?;
         let actions = std::mem::take(&mut plan.actions);
@@ -205,10 +207,9 @@ impl Run {
                 return Ok(Some(plan));
             }
             for step in std::mem::take(&mut plan.steps) {
-                self.note(|| format!("  step {step:?}"));
-                let after = self.taken(&step);
-                self.check_step(&after)?;
-                self.agent.state.apps.insert(after.name.clone(), after);
+                self.note(|| super::run::steps(&step));
+                self.check_step(&step.record)?;
+                self.agent.state.apps.insert(step.record.name.clone(), *step.record);
             }
             if self.falls_at(Point::Stored) {
                 return Ok(None);
@@ -216,22 +217,6 @@ impl Run {
             plan = self.plan();
         }
         broken("steps never end", format!("{:?}", plan.steps)).map(|()| None)
-    }
-
-    /// The record of an app after a step.
-    fn taken(&self, step: &Step) -> AppRecord {
-        let (Step::Commit(app, revision) | Step::Retire(app, revision)) = step;
-        let mut record = self.agent.state.apps.get(app).cloned().expect("a step is of an app");
-        let found = record.revisions.iter_mut().find(|known| known.name == *revision);
-        let found = found.expect("a step is of a revision");
-        match step {
-            Step::Commit(..) => {
-                found.phase = Phase::Committed;
-                found.was_ready = true;
-            }
-            Step::Retire(..) => found.active = false,
-        }
-        record
     }
 
     fn rest(&mut self, plan: &Plan) -> Checked {

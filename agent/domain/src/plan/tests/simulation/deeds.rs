@@ -8,11 +8,11 @@ use super::asks::Fate;
 use super::board::{Real, Time};
 use super::run::{Checked, Event, Outcome, Run};
 use super::script::Point;
-use crate::model::{Digest, ReplicaName};
+use crate::model::{AppName, Digest, ReplicaName};
 use crate::plan::{Action, Doing};
 use crate::reason::Reason;
-use crate::replica::{ContainerState, FetchOrder, ReplicaOrder, ResolvedImage, Trouble};
-use crate::status::Phase;
+use crate::replica::{ContainerState, FetchOrder, ReplicaOrder, ResolvedImage, Survey, Trouble};
+use crate::rollout;
 
 fn trouble(reason: Reason) -> Trouble {
     Trouble { reason, details: "so it was thrown".to_owned() }
@@ -25,6 +25,7 @@ impl Run {
         let doing = &mut self.agent.doing;
         match action {
             Action::Fetch(order) => drop(self.agent.fetching.insert(order.revision.clone())),
+            Action::Survey(app, _) => drop(self.agent.surveying.insert(app.clone())),
             Action::Start(order) => {
                 doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(order)));
             }
@@ -59,6 +60,10 @@ impl Run {
                 self.soon(after, Event::Halves(order, container));
             }
             Action::Stop(replica, grace) => self.begin_stop(replica, grace),
+            Action::Survey(app, replicas) => {
+                let after = self.dice.span(1, 500);
+                self.soon(after, Event::Surveyed(app, replicas));
+            }
         }
     }
 
@@ -335,17 +340,30 @@ impl Run {
             return self.agent.memory.fetch_failed(revision.clone(), failed, now);
         }
         self.agent.memory.fetched(revision);
-        let mut known = self.agent.state.apps.values_mut().flat_map(|app| &mut app.revisions);
-        let Some(found) = known.find(|known| known.name == *revision) else { return };
-        let mut wanted = found.template.containers.iter();
+        let mut apps = self.agent.state.apps.values_mut();
+        let Some(record) = apps.find(|app| app.revision(revision).is_some()) else { return };
+        let template = record.revision(revision).map(|known| Arc::clone(&known.template));
+        let mut wanted = template.iter().flat_map(|template| &template.containers);
         if wanted.any(|container| !order.images.contains(&container.image)) {
             let failed = trouble(Reason::PullingImage);
             return self.agent.memory.fetch_failed(revision.clone(), failed, now);
         }
-        found.images = order.images.iter().map(image).collect();
-        if matches!(found.phase, Phase::Fetching | Phase::Staged) {
-            found.phase = Phase::Starting;
-        }
+        let images = order.images.iter().map(image).collect();
+        rollout::staged(record, revision, images, &self.agent.settings.boot, now);
+    }
+
+    pub(super) fn surveyed(&mut self, app: AppName, replicas: &[ReplicaName]) {
+        self.agent.surveying.remove(&app);
+        let now = self.board.moment(self.now);
+        let there = replicas.iter().filter(|name| self.board.replicas.contains_key(*name));
+        let survey = Survey {
+            available: if self.now < self.troubles.memory { 0 } else { 4 << 30 },
+            total: 8 << 30,
+            working_sets: there.clone().map(|name| (name.clone(), 50 << 20)).collect(),
+            locked_by: there.take(1).find(|_| self.now < self.troubles.locks).cloned(),
+        };
+        let failed = self.fails().then(|| trouble(Reason::ContainerdUnavailable));
+        self.agent.memory.surveyed(app, failed.map_or(Ok(survey), Err), now);
     }
 }
 
@@ -361,5 +379,6 @@ fn short(action: &Action) -> String {
         Action::Start(order) => format!("start {} at {}", order.replica, order.place.address),
         Action::Restart(order, container) => format!("restart {container} of {}", order.replica),
         Action::Stop(replica, grace) => format!("stop {replica} within {grace:?}"),
+        Action::Survey(app, replicas) => format!("survey for {app}: {replicas:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::asks::Fate;
-use super::rules::{EXCLUSIVE, asked};
+use super::rules::{asked, is_single};
 use super::run::{Checked, Run, broken};
 use crate::model::{AppName, RevisionName};
 use crate::state::{AppRecord, RevisionRecord};
@@ -64,39 +64,52 @@ impl Run {
                 false => broken("a removed app runs", record.name.to_string()),
             };
         };
-        let serving = record.serving();
-        if is_well(record, latest) && !self.is_blocked(latest) {
-            if 0 < asked(record, latest) && latest.phase != Phase::Committed {
-                let details = format!("{} is {:?}", latest.name, latest.phase);
-                return broken("what is well does not take over", details);
-            }
-            return self.check_replicas(record, latest, latest);
+        if !is_single(record) {
+            let active = record.revisions.iter().filter(|one| one.active);
+            return active
+                .filter(|one| is_well(record, one) && !self.is_blocked(record, one))
+                .try_for_each(|one| self.check_replicas(record, one));
         }
-        match serving.filter(|serving| is_well(record, serving) && !self.is_blocked(serving)) {
-            Some(serving) => self.check_replicas(record, serving, latest),
-            None => Ok(()),
+        if is_well(record, latest) && !self.is_blocked(record, latest) {
+            return self
+                .check_replicas(record, latest)
+                .and_then(|()| self.check_alone_in(record, latest));
         }
+        let Some(serving) = record.serving() else { return Ok(()) };
+        let tries = matches!(latest.phase, Phase::Starting | Phase::Probation);
+        if tries && serving.name != latest.name && 0 < asked(record, latest) {
+            let details = format!("{} is {:?}", latest.name, latest.phase);
+            return broken("what fails is not rolled back", details);
+        }
+        if !is_well(record, serving) || self.is_blocked(record, serving) {
+            return Ok(());
+        }
+        self.check_replicas(record, serving).and_then(|()| self.check_alone_in(record, serving))
     }
 
-    /// The revision has the replicas that it is asked to have, all ready; of the others only the newest may have some.
-    fn check_replicas(
-        &self,
-        record: &AppRecord,
-        revision: &RevisionRecord,
-        latest: &RevisionRecord,
-    ) -> Checked {
+    /// A revision that is well is there for good, with the replicas that it is asked to have, all ready.
+    fn check_replicas(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let wanted = asked(record, revision);
+        let is_off = record.stopped || record.scale.replicas == Some(0);
+        let rolled_back = revision.phase == Phase::RolledBack;
+        if !is_off && (revision.active || rolled_back) && revision.phase != Phase::Committed {
+            let details = format!("{} is {:?}", revision.name, revision.phase);
+            return broken("what is well does not take over", details);
+        }
         let running = self.running_of(&record.name);
         let (there, ready) = running.get(&revision.name).copied().unwrap_or_default();
-        let wanted = asked(record, revision);
-        if (there, ready) != (wanted, wanted) {
-            let details = format!(
-                "{}: {there} run, {ready} are ready, {wanted} are asked for",
-                revision.name
-            );
-            return broken("what runs is not what was asked for", details);
+        if (there, ready) == (wanted, wanted) {
+            return Ok(());
         }
-        let other = running.keys().find(|name| **name != revision.name && **name != latest.name);
-        match other {
+        let details =
+            format!("{}: {there} run, {ready} are ready, {wanted} are asked for", revision.name);
+        broken("what runs is not what was asked for", details)
+    }
+
+    /// In Single mode nothing else runs beside it.
+    fn check_alone_in(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let running = self.running_of(&record.name);
+        match running.keys().find(|name| **name != revision.name) {
             Some(other) => broken("a revision that is over runs", other.to_string()),
             None => Ok(()),
         }
@@ -113,14 +126,15 @@ impl Run {
         running
     }
 
-    /// Another replica holds a device that it needs.
-    fn is_blocked(&self, revision: &RevisionRecord) -> bool {
-        EXCLUSIVE
-            && revision.template.extras.devices.iter().any(|device| {
-                self.board.replicas.values().any(|real| {
-                    real.seen.revision != revision.name && real.devices.contains(&device.host_path)
-                })
+    /// Another replica holds a device that it needs, or it is asked to have more replicas than can hold one.
+    fn is_blocked(&self, record: &AppRecord, revision: &RevisionRecord) -> bool {
+        let devices = &revision.template.extras.devices;
+        let held = devices.iter().any(|device| {
+            self.board.replicas.values().any(|real| {
+                real.seen.revision != revision.name && real.devices.contains(&device.host_path)
             })
+        });
+        held || !devices.is_empty() && 1 < asked(record, revision)
     }
 
     /// The state of things, for people who look for a fault.

@@ -3,7 +3,8 @@
 use super::asks::{Ask, app_name};
 use super::board::{NEVER, Time};
 use super::run::{Checked, Event, Run};
-use super::script::{Fall, Happening, Power};
+use super::script::{Fall, Happening, Power, Verb};
+use crate::document::TrafficEntry;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::ReplicaName;
 use crate::plan::Memory;
@@ -11,6 +12,7 @@ use crate::probe::Health;
 use crate::replica::ContainerState;
 use crate::state::AppRecord;
 use crate::status::Source;
+use crate::verbs;
 
 impl Run {
     pub(super) fn handle(&mut self, event: Event) -> Checked {
@@ -33,6 +35,7 @@ impl Run {
             Event::Looked(begun, seen) => self.looked(begun, seen),
             Event::Settled(wanted) => self.settled(&wanted),
             Event::Fetched(order) => self.fetched(&order),
+            Event::Surveyed(app, replicas) => self.surveyed(app, &replicas),
             Event::Makes(order) => self.makes(&order),
             Event::Runs(order) => self.runs(&order)?,
             Event::StartFails(order) => self.start_fails(&order),
@@ -94,6 +97,7 @@ impl Run {
             | Happening::Delete(_)
             | Happening::Scale(..)
             | Happening::Run(..)
+            | Happening::Verb(..)
                 if !self.agent.up || self.now < self.troubles.disk =>
             {
                 // It is refused for now, and comes again.
@@ -116,6 +120,7 @@ impl Run {
             Happening::Run(number, power) => {
                 self.change(number, |record| record.stopped = power == Power::Off);
             }
+            Happening::Verb(number, pick, verb) => self.verb(number, pick, verb),
             Happening::Crash(number) => {
                 if let Some(name) = self.running(number) {
                     let containers = &self.board.replicas[&name].seen.containers;
@@ -159,6 +164,8 @@ impl Run {
             }
             Happening::FillDisk(long) => self.troubles.disk = self.now + long,
             Happening::Trouble(long) => self.troubles.deeds = self.now + long,
+            Happening::Crowd(long) => self.troubles.memory = self.now + long,
+            Happening::Lock(long) => self.troubles.locks = self.now + long,
         }
     }
 
@@ -166,6 +173,8 @@ impl Run {
         self.calm = true;
         self.ambush = None;
         self.troubles.deeds = self.now;
+        self.troubles.memory = self.now;
+        self.troubles.locks = self.now;
         for real in self.board.replicas.values_mut() {
             if real.fate.is_well() {
                 real.sick_until = real.sick_until.min(self.now);
@@ -206,6 +215,41 @@ impl Run {
         let known = self.agent.state.apps.get_mut(&app_name(number));
         if let Some(record) = known.filter(|record| record.accepted.is_some()) {
             change(record);
+        }
+    }
+
+    /// What a person does to a revision, where it is allowed.
+    fn verb(&mut self, number: usize, pick: u64, verb: Verb) {
+        let Some(record) = self.agent.state.apps.get(&app_name(number)) else { return };
+        if record.accepted.is_none() {
+            return;
+        }
+        let mut record = record.clone();
+        let names: Vec<_> = record.revisions.iter().map(|one| one.name.clone()).collect();
+        let at = usize::try_from(pick % (names.len() as u64).max(1)).unwrap_or(0);
+        let Some(name) = names.get(at) else { return };
+        let done = match verb {
+            Verb::Activate => verbs::activate(&mut record, name),
+            Verb::Deactivate => verbs::deactivate(&mut record, name),
+            Verb::Restart => verbs::restart(&mut record, name),
+            Verb::Copy => verbs::copy(&mut record, name, None).map(drop),
+            Verb::Direct(weight) => {
+                let entry = TrafficEntry {
+                    revision: Some(name.clone()),
+                    weight,
+                    ..TrafficEntry::default()
+                };
+                verbs::direct(&mut record, &[entry], &[]).map(drop)
+            }
+            Verb::Label => {
+                let label = ("blue".to_owned(), Some(name.clone()));
+                verbs::direct(&mut record, &[], &[label]).map(drop)
+            }
+        };
+        self.note(|| format!("  {name}: {:?}", done.as_ref().map_err(|refused| &refused.message)));
+        if done.is_ok() {
+            self.agent.memory.desired_changed(name);
+            self.agent.state.apps.insert(record.name.clone(), record);
         }
     }
 

@@ -12,9 +12,6 @@ use crate::route::RouteTable;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
-/// Devices are held by one replica at a time, and `updateStrategy: recreate` is acted on.
-pub(super) const EXCLUSIVE: bool = false;
-
 /// A sleep of this length is long enough to look what would be planned in it.
 const SLEEP: Time = 1_000;
 
@@ -34,25 +31,52 @@ pub(super) fn was_rolled_back(record: &AppRecord) -> bool {
     record.latest().is_some_and(|latest| latest.phase == Phase::RolledBack)
 }
 
-fn is_single(record: &AppRecord) -> bool {
+pub(super) fn is_single(record: &AppRecord) -> bool {
     let document = record.document();
     document.is_some_and(|document| {
         document.configuration.active_revisions_mode == RevisionsMode::Single
     })
 }
 
-fn is_recreated(record: &AppRecord) -> bool {
-    record.document().is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
+/// The one before it has to go first: the document wants it so, or a device does.
+fn is_recreated(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let document = record.document_of(revision);
+    let devices = &revision.template.extras.devices;
+    let shared = record.revisions.iter().any(|other| {
+        let theirs = &other.template.extras.devices;
+        other.active
+            && other.name != revision.name
+            && theirs.iter().any(|one| devices.iter().any(|own| own.host_path == one.host_path))
+    });
+    shared || document.is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
+}
+
+/// How many replicas a revision must keep while others are on their way.
+fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+    let asked = asked(record, revision);
+    if !is_single(record) || revision.phase != Phase::Committed {
+        return asked;
+    }
+    let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
+    let least = newer.filter(|one| one.active).map(|one| match one.phase {
+        Phase::Starting | Phase::Probation if is_recreated(record, one) => 0,
+        Phase::Probation => 1,
+        Phase::Fetching
+        | Phase::Staged
+        | Phase::Starting
+        | Phase::Committed
+        | Phase::RolledBack => asked,
+    });
+    least.min().unwrap_or(asked).min(asked)
 }
 
 fn is_arrow(from: Phase, to: Phase) -> bool {
     use Phase::{Committed, Fetching, Probation, RolledBack, Staged, Starting};
     match (from, to) {
-        (Fetching, Staged | Starting | RolledBack)
-        | (Staged, Fetching | Starting | RolledBack)
-        | (Starting, Fetching | Staged | Probation | Committed | RolledBack)
-        | (Probation, Committed | RolledBack)
-        | (RolledBack, Fetching | Staged | Starting) => true,
+        (Fetching, Staged | RolledBack)
+        | (Staged, Starting | RolledBack)
+        | (Starting, Probation | Committed | RolledBack)
+        | (Probation, Committed | RolledBack) => true,
         (from, to) => from == to,
     }
 }
@@ -79,7 +103,8 @@ impl Run {
     /// A step keeps what serves, and goes along an arrow.
     pub(super) fn check_step(&self, after: &AppRecord) -> Checked {
         let Some(before) = self.agent.state.apps.get(&after.name) else { return Ok(()) };
-        if before.serving().is_some() && after.serving().is_none() && !after.removed {
+        let labels = before.mode() == RevisionsMode::Labels;
+        if before.serving().is_some() && after.serving().is_none() && !after.removed && !labels {
             return broken("loses the revision that serves", after.name.to_string());
         }
         for new in &after.revisions {
@@ -92,6 +117,9 @@ impl Run {
             if !is_arrow(old.phase, new.phase) {
                 let details = format!("{}: {:?} to {:?}", new.name, old.phase, new.phase);
                 return broken("not an arrow", details);
+            }
+            if old.phase != Phase::RolledBack && new.phase == Phase::RolledBack {
+                self.check_failure(before, new)?;
             }
             if old.was_ready && !new.was_ready {
                 return broken("was ready and never was", new.name.to_string());
@@ -117,6 +145,25 @@ impl Run {
         Ok(())
     }
 
+    /// Nothing is rolled back that has as many ready replicas as it is asked to have.
+    fn check_failure(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let ready = self.board.replicas.iter().filter(|(name, real)| {
+            is_of(name, &revision.name) && real.is_ready(self.now) && self.proved.contains(*name)
+        });
+        let known = record.revision(&revision.name).map_or(0, |known| asked(record, known));
+        // One that became ready a moment ago may come too late.
+        let settled = ready
+            .filter(|(_, real)| real.ready_at + 5_000 < self.now && real.condemned_at > self.now);
+        let count = settled.count();
+        if 0 < known && known as usize <= count {
+            return broken(
+                "rolls back what is ready",
+                format!("{}: {count} of {known}", revision.name),
+            );
+        }
+        Ok(())
+    }
+
     /// Nothing that runs as it should is touched, and no more is started than asked for.
     pub(super) fn check_actions(&self, actions: &[Action]) -> Checked {
         if actions.is_empty() {
@@ -130,14 +177,15 @@ impl Run {
         self.check_once(actions)?;
         for action in actions {
             match action {
-                Action::Fetch(_) => (),
+                Action::Fetch(_) | Action::Survey(..) => (),
                 Action::Start(order) => {
                     let record = self.agent.state.apps.get(&order.app);
                     let Some(record) = record else {
                         return broken("starts what nobody asked for", order.replica.to_string());
                     };
                     self.check_bound(record, actions, &stops)?;
-                    if EXCLUSIVE && is_recreated(record) {
+                    let revision = record.revision(&order.revision);
+                    if is_single(record) && revision.is_some_and(|one| is_recreated(record, one)) {
                         self.check_alone(record, &order.replica, &order.revision)?;
                     }
                 }
@@ -159,6 +207,12 @@ impl Run {
                 Action::Fetch(order) => {
                     if agent.fetching.contains(&order.revision) {
                         return broken("ordered twice", order.revision.to_string());
+                    }
+                    continue;
+                }
+                Action::Survey(app, _) => {
+                    if agent.surveying.contains(app) {
+                        return broken("ordered twice", app.to_string());
                     }
                     continue;
                 }
@@ -191,16 +245,23 @@ impl Run {
             record.revisions.iter().map(|revision| asked(record, revision)).collect();
         if is_single(record) {
             // The newest, and one that it takes over from.
-            let latest = asks.pop();
-            asks.sort_unstable();
-            asks = latest.into_iter().chain(asks.pop()).collect();
+            let latest = asks.pop().unwrap_or(0);
+            let before = asks.into_iter().max().unwrap_or(0);
+            // A new one comes with as many as the one before it has. That may be on trial still, and the one before
+            // that keeps a replica until this is over.
+            let on_trial = record.revisions.iter().any(|one| one.phase == Phase::Probation);
+            asks = vec![latest.max(before), before, u32::from(on_trial)];
         }
         let allowed: u32 = asks.into_iter().sum();
         let stopping = |name: &ReplicaName| {
             stops.contains(name) || matches!(self.agent.doing.get(name), Some(Doing::Stopping))
         };
         let seen = self.agent.sight.replicas.iter().filter(|(name, seen)| {
-            seen.app == record.name && self.is_of_this_boot(name, seen) && !stopping(name)
+            // Those from before a restart go when their successors are there.
+            let revision = record.revision(&seen.revision);
+            let outdated = revision.is_some_and(|one| one.is_earlier_mark(seen.template_digest));
+            let counts = seen.app == record.name && self.is_of_this_boot(name, seen);
+            counts && !outdated && !stopping(name)
         });
         let starting = self.agent.doing.iter().filter(|(name, doing)| match doing {
             Doing::Starting(order) | Doing::Restarting(order) => {
@@ -274,23 +335,31 @@ impl Run {
             return Ok(());
         }
         let Some(record) = agent.state.apps.get(&seen.app) else { return Ok(()) };
-        let moved = record.document().is_none_or(|one| one.environment != seen.environment);
-        let known = record.revisions.iter().find(|known| known.name == seen.revision);
-        let Some(revision) = known.filter(|known| known.digest == seen.template_digest) else {
+        let Some(revision) = record.revision(&seen.revision) else { return Ok(()) };
+        let home = record.document_of(revision).map(|document| &document.environment);
+        let moved = home != Some(&seen.environment);
+        let current = revision.mark() == seen.template_digest;
+        if !current && !revision.is_earlier_mark(seen.template_digest) {
             return Ok(());
-        };
+        }
         let running = |state: &ContainerState| matches!(state, ContainerState::Running { .. });
-        let wanted = asked(record, revision) as usize;
+        let wanted = kept(record, revision) as usize;
         if moved || wanted == 0 || !seen.containers.values().all(running) {
             return Ok(());
         }
         let views = fleet.replicas(&revision.name);
-        let kept = || views.iter().filter(|view| !stops.contains(&view.name));
+        let kept = || views.iter().filter(|view| !stops.contains(&view.name) && !view.outdated);
         let ready = views.iter().any(|view| view.name == *name && view.ready);
-        if kept().count() < wanted {
+        if !current
+            && !is_recreated(record, revision)
+            && kept().filter(|one| one.ready).count() < wanted
+        {
+            return broken("stops one from before a restart too early", name.to_string());
+        }
+        if current && kept().count() < wanted {
             return broken("stops what runs as it should", name.to_string());
         }
-        if ready && kept().any(|view| !view.ready) {
+        if current && ready && kept().any(|view| !view.ready) {
             return broken("stops a ready one and keeps one that is not", name.to_string());
         }
         Ok(())
@@ -351,7 +420,7 @@ impl Run {
                 && let Some(lost) = before.into_iter().flatten().find(well)
                 && let Some(record) = self.agent.state.apps.get(&service.app)
                 && is_single(record)
-                && !is_recreated(record)
+                && !record.revisions.iter().any(|one| one.active && is_recreated(record, one))
                 && self.is_to_serve(record, lost)
             {
                 let details = format!("{lost} served {} and could still", service.app);
@@ -364,8 +433,8 @@ impl Run {
 
     /// The app is to run, and the replica is where it is to run.
     fn is_to_serve(&self, record: &AppRecord, name: &ReplicaName) -> bool {
-        let wanted = record.latest().is_some_and(|latest| 0 < asked(record, latest));
-        let home = record.document().map(|document| &document.environment);
+        let wanted = 0 < record.wanted_replicas().count();
+        let home = record.in_force().map(|document| &document.environment);
         let seen = self.board.replicas.get(name).map(|real| &real.seen);
         let health = self.agent.health.get(name);
         wanted
@@ -376,12 +445,10 @@ impl Run {
     /// A process that starts holds its things alone.
     pub(super) fn check_run(&self, name: &ReplicaName) -> Checked {
         let Some(real) = self.board.replicas.get(name) else { return Ok(()) };
-        if EXCLUSIVE {
-            for device in &real.devices {
-                if let Some(other) = self.board.holders(device, name).next() {
-                    let details = format!("{name} and {other} hold {device}");
-                    return broken("two replicas with one device", details);
-                }
+        for device in &real.devices {
+            if let Some(other) = self.board.holders(device, name).next() {
+                let details = format!("{name} and {other} hold {device}");
+                return broken("two replicas with one device", details);
             }
         }
         let twin = self.board.replicas.iter().find(|(other, twin)| {

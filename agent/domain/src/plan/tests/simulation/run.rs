@@ -8,8 +8,9 @@ use super::asks::{Ask, app_name};
 use super::board::{Board, Time};
 use super::dice::Dice;
 use super::script::{Fall, Happening, Point, Script};
-use crate::model::{EnvironmentName, ReplicaName};
+use crate::model::{AppName, EnvironmentName, ReplicaName};
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder};
+use crate::rollout::Step;
 
 /// After the last happening there is time for every back-off, deadline and probation.
 const CALM: Time = 40 * 60_000;
@@ -51,6 +52,7 @@ pub(super) enum Event {
     Looked(u64, Option<Sighting>),
     Settled(BTreeSet<EnvironmentName>),
     Fetched(FetchOrder),
+    Surveyed(AppName, Vec<ReplicaName>),
     Makes(Arc<ReplicaOrder>),
     Runs(Arc<ReplicaOrder>),
     StartFails(Arc<ReplicaOrder>),
@@ -90,6 +92,7 @@ impl Event {
             Self::Looked(begun, None) => format!("look {begun} failed"),
             Self::Settled(names) => format!("networks stand: {names:?}"),
             Self::Fetched(order) => format!("fetch of {} ends", order.revision),
+            Self::Surveyed(app, _) => format!("the board is measured for {app}"),
             Self::Makes(order) => format!("{} is made", order.replica),
             Self::Runs(order) => format!("{} runs", order.replica),
             Self::StartFails(order) => format!("{} cannot be started", order.replica),
@@ -122,6 +125,10 @@ pub(super) struct Troubles {
     pub(super) containerd: Time,
     pub(super) disk: Time,
     pub(super) deeds: Time,
+    /// No memory is left.
+    pub(super) memory: Time,
+    /// Apps keep their locks.
+    pub(super) locks: Time,
 }
 
 #[derive(Debug)]
@@ -183,8 +190,7 @@ impl Run {
             let record = self.agent.state.apps.get(&app_name(number));
             if record.is_some_and(|record| super::rules::was_rolled_back(record)) {
                 forced = true;
-                let ask =
-                    Ask { force: true, grace: Some(ask.grace.map_or(30, |secs| secs + 30)), ..ask };
+                let ask = Ask { force: true, deadline: ask.deadline + 600, ..ask };
                 self.at(from + 1, Event::Happens(Happening::Send(number, ask)));
             }
         }
@@ -282,4 +288,11 @@ impl Run {
             }
         }
     }
+}
+
+/// What a step tells, for a trace.
+pub(super) fn steps(step: &Step) -> String {
+    let told =
+        step.told.iter().map(|told| format!("{} {} {}", told.revision, told.reason, told.message));
+    format!("  step: {}", told.collect::<Vec<_>>().join("; "))
 }

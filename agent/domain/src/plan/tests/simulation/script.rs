@@ -16,6 +16,8 @@ pub(super) enum Happening {
     Scale(usize, ScaleTarget),
     /// A person stops an app, or starts it.
     Run(usize, Power),
+    /// A person does something to one of an app's revisions: which, the number says.
+    Verb(usize, u64, Verb),
     /// A container ends: which of those that run, the number says.
     Crash(u64),
     /// All containers of an app end.
@@ -38,12 +40,27 @@ pub(super) enum Happening {
     FillDisk(u64),
     /// What the agent does fails now and then, for so long.
     Trouble(u64),
+    /// No memory is left for a second copy of anything, for so long.
+    Crowd(u64),
+    /// Apps keep their locks for so long.
+    Lock(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Power {
     On,
     Off,
+}
+
+/// What a person does to a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Activate,
+    Deactivate,
+    Restart,
+    Copy,
+    Direct(u32),
+    Label,
 }
 
 /// Where the agent is when it is cut short.
@@ -116,7 +133,7 @@ fn index(number: u64) -> usize {
 
 fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
     let away = dice.span(1, 60_000);
-    match dice.roll(34) {
+    match dice.roll(42) {
         0..=10 => {
             let ask = change(dice, &asks[app]);
             asks[app] = ask.clone();
@@ -139,7 +156,22 @@ fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
         }
         30 => Happening::LoseContainerd(away),
         31 => Happening::FillDisk(away),
-        _ => Happening::Trouble(away),
+        32..=33 => Happening::Trouble(away),
+        34 => Happening::Crowd(away),
+        35 => Happening::Lock(away),
+        36..=37 => Happening::Verb(app, dice.roll(8), Verb::Restart),
+        _ => Happening::Verb(app, dice.roll(8), verb(dice)),
+    }
+}
+
+fn verb(dice: &mut Dice) -> Verb {
+    match dice.roll(6) {
+        0 => Verb::Activate,
+        1 => Verb::Deactivate,
+        2 => Verb::Restart,
+        3 => Verb::Copy,
+        4 => Verb::Direct(u32::try_from(dice.roll(101)).unwrap_or(100)),
+        _ => Verb::Label,
     }
 }
 
