@@ -32,7 +32,7 @@ use self::error::AgentError;
 use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::config::Config;
 use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
@@ -166,6 +166,7 @@ fn containerd(
         snapshotter: part.snapshotter.clone(),
         runtime: part.runtime.clone(),
         run_dir: config.state.run_dir.clone(),
+        volumes_dir: config.state.dir.join("volumes"),
         log_dir: config.log_dir(),
         max_log_file_bytes: config.logs.max_file_bytes,
         max_log_files: config.logs.max_files,
@@ -198,6 +199,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         store,
         loaded,
         clock,
+        zone_files: ZoneFiles::of_the_board(),
         settings: settings(config),
         tasks: tasks.clone(),
         inbox: requests,
@@ -216,8 +218,9 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
+    let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
+    spawn_probe(&tasks, means, &wires, &published, clock);
     tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
-    spawn_probe(&tasks, &wires, &published, clock);
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = config.images.preload_dir.clone();
@@ -278,9 +281,15 @@ impl Wires {
     }
 }
 
-fn spawn_probe(tasks: &Tasks, wires: &Wires, published: &Published, clock: Clock) {
+fn spawn_probe(
+    tasks: &Tasks,
+    means: probe::Means<Containerd<Images>>,
+    wires: &Wires,
+    published: &Published,
+    clock: Clock,
+) {
     let (plan, report) = (published.probes.clone(), wires.health.clone());
-    tasks.spawn(info_span!("probe"), |stop| probe::run(plan, report, clock, stop));
+    tasks.spawn(info_span!("probe"), |stop| probe::run(means, plan, report, clock, stop));
 }
 
 fn spawn_control(

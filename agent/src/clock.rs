@@ -1,9 +1,13 @@
 //! The clock: the one place that asks what time it is.
 
+mod zones;
+
 use std::time::Duration;
 
 use domain::model::{Moment, WallTime};
 use tokio::time::Instant;
+
+pub use self::zones::ZoneFiles;
 
 /// Tells monotonic time since boot, and the date.
 ///

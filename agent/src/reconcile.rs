@@ -22,6 +22,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 mod verbs;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,13 +42,15 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::inbox::{INBOX_DEPTH, Request};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::{Loaded, Store};
 use crate::tasks::Tasks;
+
+use self::zones::Almanac;
 
 /// Looks again this often even if nobody calls: events get lost, and people use other tools.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -107,6 +110,7 @@ pub struct Reconciler<R, N, S> {
     /// How each start that is under way is given up.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
+    almanac: Almanac,
     rounds: u64,
 }
 
@@ -197,6 +201,8 @@ pub struct Parts<R, N, S> {
     pub loaded: Loaded,
     /// The clock.
     pub clock: Clock,
+    /// The board's time zones.
+    pub zone_files: ZoneFiles,
     /// What does not change.
     pub settings: Settings,
     /// For short tasks.
@@ -243,6 +249,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             give_up: BTreeMap::new(),
             storage_trouble: None,
+            almanac: Almanac::new(parts.zone_files),
             rounds: 0,
         };
         if let Some(words) = parts.loaded.rebuilt {
@@ -274,6 +281,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// One decision and what follows from it. Returns when to look again if nothing happens before.
     async fn round(&mut self) -> Moment {
+        self.almanac.refresh(&self.state, self.clock.now()).await;
         let mut plan = self.plan();
         // Before the first look there is nothing to decide by: what nobody saw yet is no reason to roll back.
         let blind = self.rounds == 0 && self.sight.sequence <= 1 && self.sight.looking;
@@ -337,6 +345,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn plan(&mut self) -> Plan {
         let world = World {
             now: self.clock.now(),
+            wall: self.clock.wall(),
+            zones: &self.almanac.zones,
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &self.reports.health.borrow_and_update().clone(),

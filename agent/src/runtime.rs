@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::model::ReplicaName;
 use domain::replica::{
-    Executed, FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, Trouble,
+    Executed, FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, Trouble,
 };
 
 /// A container runtime, in the words of the domain.
@@ -31,11 +31,13 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Runs the init containers in order, then starts the others, in the network namespace of the order.
     fn start(&self, order: &ReplicaOrder) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Starts one container of a running replica afresh: a new root file system, the same network and volumes.
+    /// Starts one container of a running replica afresh: a new root file system, the same network and volumes. One that
+    /// still runs gets SIGTERM, and SIGKILL after `grace`.
     fn restart(
         &self,
         order: &ReplicaOrder,
         container: &str,
+        grace: Duration,
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// SIGTERM, SIGKILL after `grace`, then removes everything of the replica but its network. Zero kills at once.
@@ -50,6 +52,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         &self,
         replicas: Vec<ReplicaName>,
     ) -> impl Future<Output = Result<Survey, RuntimeError>> + Send;
+
+    /// The TCP ports on which something in a replica listens, in order; none where nothing of it runs.
+    fn listening(
+        &self,
+        replica: &ReplicaName,
+    ) -> impl Future<Output = Result<Vec<Listener>, RuntimeError>> + Send;
 }
 
 /// Runs commands in containers. Apart from [`Runtime`], as the prober needs nothing else of it.

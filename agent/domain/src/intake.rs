@@ -111,6 +111,10 @@ pub fn app(
     if document.skerry.absent && known.is_none() {
         return Verdict::Unchanged;
     }
+    let refused = incoming.allowances.refusals(&document.template.extras);
+    if !refused.is_empty() {
+        return Verdict::Refused(refused);
+    }
     record.received.insert(incoming.source, digest);
     record.source = incoming.source;
     record.generation = document.skerry.generation.unwrap_or(record.generation);
@@ -176,6 +180,10 @@ pub fn job(
     }
     if document.skerry.absent && known.is_none() {
         return Verdict::Unchanged;
+    }
+    let refused = incoming.allowances.refusals(&document.template.extras);
+    if !refused.is_empty() {
+        return Verdict::Refused(refused);
     }
     record.received.insert(incoming.source, digest);
     record.source = incoming.source;

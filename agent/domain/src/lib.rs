@@ -33,4 +33,5 @@ pub mod storage;
 pub mod traffic;
 pub mod verbs;
 pub mod view;
+pub mod window;
 pub mod zone;

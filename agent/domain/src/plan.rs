@@ -20,12 +20,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use crate::allowances::Allowances;
-use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName, WallTime};
 use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step};
 use crate::state::{AppRecord, RevisionRecord, State};
+use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
 pub use self::memory::{Memory, Surveyed};
@@ -35,6 +36,10 @@ pub use self::memory::{Memory, Surveyed};
 pub struct World<'a> {
     /// Now.
     pub now: Moment,
+    /// The date: it decides nothing but when windows open.
+    pub wall: WallTime,
+    /// The time zones that are known.
+    pub zones: &'a Zones,
     /// The replicas there are records of.
     pub observed: &'a BTreeMap<ReplicaName, ObservedReplica>,
     /// The network namespaces that stand.
@@ -102,8 +107,8 @@ pub enum Action {
     Fetch(FetchOrder),
     /// Make and start a replica.
     Start(Arc<ReplicaOrder>),
-    /// Start one of its containers afresh.
-    Restart(Arc<ReplicaOrder>, String),
+    /// Start one of its containers afresh; where it still runs, it has this long from SIGTERM to SIGKILL.
+    Restart(Arc<ReplicaOrder>, String, Duration),
     /// Stop a replica and remove all of it, its network too.
     Stop(ReplicaName, Duration),
     /// Measure the board, and these replicas on it, for an app.
@@ -376,7 +381,9 @@ fn restart_containers(
             continue;
         }
         if let Some(order) = orders::existing(record, revision, replica, world) {
-            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned()));
+            let own = replica.health.and_then(|health| health.graces.get(container)).copied();
+            let grace = own.unwrap_or_else(|| grace(revision));
+            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned(), grace));
             return; // one at a time: the others follow when this one is done
         }
     }

@@ -49,6 +49,8 @@ reasons! {
     HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
+    DeviceNotAllowed: "The board does not let documents ask for this device.", "Add its path, or a pattern of it, to [devices] allow in agent.toml.";
+    CapabilityNotAllowed: "The board does not let documents ask for this capability.", "Add its name to [devices] capabilities in agent.toml.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
     UnknownRevision: "The app has no such revision.", "See `skerry revisions APP` for those there are.";
     TemplateRefused: "This template failed on this board and is not tried again by itself.", "Change the template, or set skerry.force: true.";
@@ -90,6 +92,7 @@ reasons! {
     TrafficUnready: "The traffic names a revision that is not there, not active or was never ready; the others have its share.", "See `skerry revisions APP`, and correct ingress.traffic.";
     InsufficientMemory: "There is not enough memory for another copy.", "Free memory, or use skerry.updateStrategy: recreate.";
     VolumeFailed: "A volume could not be made.", "Read the details.";
+    DeviceMissing: "A device that the container needs is not there.", "Plug it in, or correct skerry.devices; it is tried again by itself.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
     WaitingForWindow: "The new revision is ready and waits for its update window.", "Nothing to do; to switch at once, drop skerry.updateWindow.";

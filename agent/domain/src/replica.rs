@@ -155,6 +155,50 @@ pub struct Executed {
     pub output: String,
 }
 
+/// Characters of an app's own words that are shown.
+const WORDS_MAX_CHARS: usize = 200;
+
+/// The last line of `text` that says something, as much of it as a status can hold, without colours and the like.
+pub fn last_words(text: &str) -> String {
+    let lines = text.lines().rev().map(plain);
+    lines.into_iter().find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+fn plain(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line.trim().chars();
+    while let Some(char) = rest.next() {
+        match char {
+            // `ESC [ 31 m`: all up to the letter belongs together.
+            '\u{1b}' if rest.as_str().starts_with('[') => {
+                let _ = rest.by_ref().skip(1).find(|end| ('@'..='~').contains(end));
+            }
+            '\t' => plain.push(' '),
+            char if char.is_control() => (),
+            char => plain.push(char),
+        }
+    }
+    let plain = plain.trim();
+    let cut: String = plain.chars().take(WORDS_MAX_CHARS).collect();
+    if cut.len() < plain.len() { cut + "…" } else { cut }
+}
+
+/// A TCP port on which something in a replica listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The port.
+    pub port: u16,
+    /// On the replica's loopback alone, where nobody outside of it can reach it.
+    pub loopback: bool,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, loopback } = self;
+        if *loopback { write!(f, "127.0.0.1:{port} only") } else { write!(f, "{port}") }
+    }
+}
+
 /// What must be known of a board before a second copy of an app is started on it, or takes over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Survey {
@@ -175,4 +219,20 @@ pub struct Trouble {
     pub reason: Reason,
     /// The details, for people.
     pub details: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_plain_and_short() {
+        assert_eq!(last_words(""), "");
+        assert_eq!(last_words(" \n\t\n"), "");
+        assert_eq!(last_words("one\ntwo\r\n \n"), "two");
+        assert_eq!(last_words("\u{1b}[1;31mpanic:\u{1b}[0m a\tb\u{7}\u{1b}[0m"), "panic: a b");
+        let long = last_words(&"é".repeat(300));
+        assert_eq!(long, "é".repeat(200) + "…");
+        assert_eq!(last_words("\u{1b}["), "");
+    }
 }

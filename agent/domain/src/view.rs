@@ -48,7 +48,9 @@ fn replica_probes(record: &AppRecord, revision: &RevisionRecord) -> Vec<crate::p
     let containers = revision.template.containers.iter();
     containers
         .flat_map(|container| {
-            effective_probes(container, port.filter(|_| main == Some(container.name.as_str())))
+            let commands = revision.template.extras.exec_probes.get(&container.name);
+            let port = port.filter(|_| main == Some(container.name.as_str()));
+            effective_probes(container, commands, port)
         })
         .collect()
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::survey::kib;
+
 /// Where every distribution mounts it.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -59,6 +61,29 @@ impl Cgroups {
         }
     }
 
+    /// Memory of the group at `path` that the kernel cannot drop at once, in bytes.
+    ///
+    /// Where the kernel does not count memory, it is what the group's processes have for themselves.
+    pub(super) fn working_set(&self, path: &str) -> u64 {
+        let path = path.trim_start_matches('/');
+        if !self.memory {
+            let hierarchy = if self.v2 { self.root.clone() } else { self.root.join("pids") };
+            let processes = fs::read_to_string(hierarchy.join(path).join("cgroup.procs"));
+            return processes.unwrap_or_default().lines().map(own_memory).sum();
+        }
+        let (folder, used, idle) = if self.v2 {
+            (self.root.join(path), "memory.current", "inactive_file ")
+        } else {
+            let folder = self.root.join("memory").join(path);
+            (folder, "memory.usage_in_bytes", "total_inactive_file ")
+        };
+        let read = |file| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let used = read(used).trim().parse().unwrap_or(0_u64);
+        let stat = read("memory.stat");
+        let idle = stat.lines().find_map(|line| line.strip_prefix(idle)?.trim().parse().ok());
+        used.saturating_sub(idle.unwrap_or(0))
+    }
+
     /// The kernel has killed a process of the group at `path` for memory.
     pub(super) fn oom_killed(&self, path: &str) -> bool {
         let file = if self.v2 {
@@ -72,6 +97,12 @@ impl Cgroups {
     }
 }
 
+/// What a process has in memory and shares with no file, in bytes.
+fn own_memory(pid: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    kib(&status, "RssAnon:") + kib(&status, "RssShmem:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +113,32 @@ mod tests {
         fs::write(folder.path().join("cgroup.controllers"), "cpuset cpu io pids\n").unwrap();
         let found = Cgroups::below(folder.path(), "0::/init.scope\n");
         assert!(found.v2 && !found.memory && !found.swap && found.pids && found.shares);
+    }
+
+    #[test]
+    fn a_working_set_is_what_cannot_be_dropped_on_both_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |group: &str, files: [(&str, &str); 2]| {
+            let group = folder.path().join(group);
+            fs::create_dir_all(&group).unwrap();
+            for (file, text) in files {
+                fs::write(group.join(file), text).unwrap();
+            }
+        };
+        fs::create_dir_all(folder.path().join("memory")).unwrap();
+        fs::write(folder.path().join("memory/memory.limit_in_bytes"), "9").unwrap();
+        let stat = "inactive_file 7\ntotal_inactive_file 300\n";
+        write("memory/s/x", [("memory.usage_in_bytes", "1000\n"), ("memory.stat", stat)]);
+        let v1 = Cgroups::below(folder.path(), "");
+        assert_eq!((v1.working_set("/s/x"), v1.working_set("/s/gone")), (700, 0));
+        fs::write(folder.path().join("cgroup.controllers"), "memory\n").unwrap();
+        write("s/x", [("memory.current", "1000\n"), ("memory.stat", "inactive_file 400\n")]);
+        assert_eq!(Cgroups::below(folder.path(), "").working_set("/s/x"), 600);
+        // Without the controller the processes are looked at: this one has memory of its own.
+        fs::write(folder.path().join("cgroup.controllers"), "pids\n").unwrap();
+        let own = format!("{}\n", std::process::id());
+        fs::write(folder.path().join("s/x/cgroup.procs"), own).unwrap();
+        assert!(100 << 10 < Cgroups::below(folder.path(), "").working_set("/s/x"));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //!   lifecycle  make, start, restart                  record     labels and facts ↔ our words
 //!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
 //!   observe    records and tasks → replicas          spec       image + document → OCI specification
-//!   watch      events → a pulse                      places     volumes, files in /etc, marks
+//!   exec       the port `Exec`                       exec_calls one function per call
+//!   survey     memory in use, locks of apps          listening  ports that apps listen on
+//!   watch      events → a pulse                      places     files in /etc, marks
+//!   devices    nodes of the board                    volumes, storages, mounts    what is mounted for a replica
 //! ```
 //!
 //! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
@@ -15,20 +18,27 @@
 mod calls;
 mod cgroup;
 pub mod connection;
+mod devices;
+mod exec;
+mod exec_calls;
 mod failure;
 mod image_source;
 pub mod images;
 mod lifecycle;
+mod listening;
+mod mounts;
 mod observe;
 mod places;
 mod record;
 mod seccomp;
 mod spec;
+mod storages;
 mod survey;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
 mod user;
+mod volumes;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -37,19 +47,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::model::ReplicaName;
-use domain::replica::{FetchOrder, ObservedReplica, ReplicaOrder, ResolvedImage, Survey};
+use domain::replica::{
+    FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, last_words,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::Calls;
 use self::cgroup::Cgroups;
 use self::connection::Connection;
+use self::exec::Execs;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
+use self::volumes::Volumes;
 use crate::clock::Clock;
+use crate::logger;
 use crate::runtime::{Runtime, RuntimeError};
 
 pub use self::image_source::{ImageConfig, ImageSource};
+
+/// The last line with something in it is looked for among so many.
+const LAST_LINES: usize = 20;
 
 /// What the adapter is told once.
 #[derive(Debug, Clone)]
@@ -62,6 +80,8 @@ pub struct Settings {
     pub runtime: String,
     /// Volumes and files of replicas lie below; gone with a reboot, as the replicas are.
     pub run_dir: PathBuf,
+    /// Folders of storages that may be made where they are missing lie below.
+    pub volumes_dir: PathBuf,
     /// Logs of containers lie below.
     pub log_dir: PathBuf,
     /// Bytes of one log file before it is rotated.
@@ -84,10 +104,12 @@ struct Shared {
     calls: Calls,
     settings: Settings,
     places: Places,
+    volumes: Volumes,
     cgroups: Cgroups,
     open_files: u64,
     clock: Clock,
     memory: Memory,
+    execs: Execs,
 }
 
 impl<I: Clone> Clone for Containerd<I> {
@@ -99,23 +121,29 @@ impl<I: Clone> Clone for Containerd<I> {
 impl<I: ImageSource> Containerd<I> {
     /// An adapter that calls nobody yet.
     pub fn new(connection: Connection, settings: Settings, images: I, clock: Clock) -> Self {
+        let execs = Execs::new(&settings.run_dir);
         let (snapshotter, runtime) = (settings.snapshotter.clone(), settings.runtime.clone());
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
             places: Places::new(settings.run_dir.clone()),
+            volumes: Volumes::new(&settings.run_dir, settings.volumes_dir.clone()),
             settings,
             cgroups: Cgroups::detect(),
             open_files: spec::own_open_files(),
             clock,
             memory: Memory::default(),
+            execs,
         };
         Self { images, shared: Arc::new(shared) }
     }
 
-    /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late.
+    /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late. Ends
+    /// beside it what commands an earlier run left.
     pub async fn watch(self, pulses: tokio::sync::watch::Sender<u64>, stop: CancellationToken) {
-        let connection = self.shared.calls.connection.clone();
-        watch::watch(connection, self.shared.settings.namespace.clone(), pulses, stop).await;
+        let Shared { calls, settings, execs, .. } = &*self.shared;
+        let connection = calls.connection.clone();
+        let watch = watch::watch(connection, settings.namespace.clone(), pulses, stop.clone());
+        tokio::join!(watch, execs.sweep(calls, &stop));
     }
 
     fn cgroup_path(&self, id: &str) -> String {
@@ -140,6 +168,14 @@ impl Traces for Shared {
 
     fn oom_killed(&self, record: &Record) -> bool {
         self.cgroups.oom_killed(&self.cgroup_path(&record.id))
+    }
+
+    fn words(&self, record: &Record) -> String {
+        let Record { app, revision, replica, container, .. } = record;
+        let path = logger::container_log(&self.settings.log_dir, app, revision, replica, container);
+        let since = self.places.set_at(replica, container, Mark::Started);
+        let lines = since.map(|since| logger::written_since(path, since, LAST_LINES));
+        last_words(&lines.unwrap_or_default().join("\n"))
     }
 }
 
@@ -167,8 +203,13 @@ impl<I: ImageSource> Runtime for Containerd<I> {
         self.start_all(order).await
     }
 
-    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
-        self.restart_one(order, container).await
+    async fn restart(
+        &self,
+        order: &ReplicaOrder,
+        container: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
+        self.restart_one(order, container, grace).await
     }
 
     async fn stop(&self, replica: &ReplicaName, grace: Duration) -> Result<(), RuntimeError> {
@@ -177,5 +218,9 @@ impl<I: ImageSource> Runtime for Containerd<I> {
 
     async fn survey(&self, replicas: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
         self.survey_of(&replicas).await
+    }
+
+    async fn listening(&self, replica: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
+        self.listeners_of(replica).await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use containerd_client::types::v1::{Process, Status};
 use domain::model::{Digest, Moment, ReplicaName};
@@ -12,16 +13,28 @@ use super::record::{Record, Role};
 /// What a process that vanished with its shim is said to have ended with: a kill.
 const VANISHED: u32 = 128 + 9;
 
+/// For so long after an end there may be last words that are not written yet; later, none are looked for.
+const WORDS_WAIT: Duration = Duration::from_secs(5);
+
 /// What was seen before, so that a moment is when something was first seen and not when it was last looked at.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<BTreeMap<String, Seen>>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     /// A container that is started again is another process.
     pid: u32,
     since: Moment,
-    ended: Option<(u32, bool, Moment)>,
+    ended: Option<End>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    code: u32,
+    oom: bool,
+    at: Moment,
+    words: String,
 }
 
 /// What folding needs to ask of the board.
@@ -32,6 +45,8 @@ pub(super) trait Traces {
     fn done(&self, record: &Record) -> bool;
     /// The kernel killed it for memory.
     fn oom_killed(&self, record: &Record) -> bool;
+    /// The last line that it wrote since it was started; empty where it wrote none.
+    fn words(&self, record: &Record) -> String;
 }
 
 impl Memory {
@@ -55,7 +70,7 @@ impl Memory {
         let mut replicas = BTreeMap::new();
         let mut known = BTreeMap::new();
         for record in records {
-            let before = memory.get(&record.id).copied();
+            let before = memory.get(&record.id).cloned();
             let (state, seen) = look(&record, tasks.get(&record.id), before, traces, now);
             known.extend(seen.map(|seen| (record.id.clone(), seen)));
             let ended_well = matches!(state, ContainerState::Exited { code: 0, .. });
@@ -95,12 +110,8 @@ fn look(
         if !traces.started(record) {
             return (ContainerState::Created, None);
         }
-        return ended(
-            before.unwrap_or(Seen { pid: 0, since: now, ended: None }),
-            VANISHED,
-            now,
-            || traces.oom_killed(record),
-        );
+        let seen = before.unwrap_or(Seen { pid: 0, since: now, ended: None });
+        return ended(record, seen, VANISHED, traces, now);
     };
     let before = before.filter(|seen| seen.pid == task.pid);
     let seen = before.unwrap_or(Seen { pid: task.pid, since: now, ended: None });
@@ -109,25 +120,35 @@ fn look(
         Status::Running | Status::Paused | Status::Pausing => {
             (ContainerState::Running { since: seen.since }, Some(seen))
         }
-        Status::Stopped => ended(seen, task.exit_status, now, || traces.oom_killed(record)),
+        Status::Stopped => ended(record, seen, task.exit_status, traces, now),
     }
 }
 
 fn ended(
+    record: &Record,
     seen: Seen,
     code: u32,
+    traces: &impl Traces,
     now: Moment,
-    killed: impl FnOnce() -> bool,
 ) -> (ContainerState, Option<Seen>) {
-    // Only a kill can be the kernel's; a program may have survived the loss of a child long before it ended by itself.
-    let (code, oom, at) = seen.ended.unwrap_or_else(|| (code, code == VANISHED && killed(), now));
-    let seen = Seen { ended: Some((code, oom, at)), ..seen };
-    (ContainerState::Exited { code, oom, at, words: String::new() }, Some(seen))
+    let mut end = seen.ended.unwrap_or_else(|| End {
+        code,
+        // Only a kill can be the kernel's; a program may have survived the loss of a child long before it ended.
+        oom: code == VANISHED && traces.oom_killed(record),
+        at: now,
+        words: String::new(),
+    });
+    // Its log is written by another process, which may be a moment behind.
+    if end.words.is_empty() && now <= end.at.after(WORDS_WAIT) {
+        end.words = traces.words(record);
+    }
+    let End { code, oom, at, words } = end.clone();
+    (ContainerState::Exited { code, oom, at, words }, Some(Seen { ended: Some(end), ..seen }))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::cell::RefCell;
 
     use super::super::record::Facts;
     use super::*;
@@ -136,6 +157,7 @@ mod tests {
         started: bool,
         done: bool,
         oom: bool,
+        words: RefCell<Vec<&'static str>>,
     }
 
     impl Traces for Fixed {
@@ -148,9 +170,14 @@ mod tests {
         fn oom_killed(&self, _: &Record) -> bool {
             self.oom
         }
+        fn words(&self, _: &Record) -> String {
+            self.words.borrow_mut().pop().unwrap_or_default().to_owned()
+        }
     }
 
-    const NOTHING: Fixed = Fixed { started: false, done: false, oom: false };
+    fn nothing() -> Fixed {
+        Fixed { started: false, done: false, oom: false, words: RefCell::default() }
+    }
 
     fn record(container: &str, role: Role) -> Record {
         Record {
@@ -195,7 +222,7 @@ mod tests {
     fn moments_are_when_something_was_first_seen() {
         let memory = Memory::default();
         let look =
-            |tasks, now| states(&memory, &[("m", Role::Main)], tasks, &NOTHING, now)["m"].clone();
+            |tasks, now| states(&memory, &[("m", Role::Main)], tasks, &nothing(), now)["m"].clone();
         assert_eq!(look(vec![], 1), ContainerState::Created);
         let running = || vec![task("m", 7, Status::Running, 0)];
         assert_eq!(look(running(), 2), ContainerState::Running { since: at(2) });
@@ -210,9 +237,32 @@ mod tests {
     }
 
     #[test]
+    fn last_words_are_read_once_and_waited_for_a_moment() {
+        let words = |told: &[&'static str], looks: &[u64]| {
+            let memory = Memory::default();
+            let traces = Fixed { words: RefCell::new(told.to_vec()), ..nothing() };
+            let look = |now: &u64| {
+                let tasks = vec![task("m", 7, Status::Stopped, 3)];
+                match states(&memory, &[("m", Role::Main)], tasks, &traces, *now).remove("m") {
+                    Some(ContainerState::Exited { words, at: since, .. }) => {
+                        assert_eq!(since, at(looks[0]));
+                        words
+                    }
+                    other => panic!("{other:?}"),
+                }
+            };
+            looks.iter().map(look).collect::<Vec<_>>()
+        };
+        // They are told from the end of the list on.
+        assert_eq!(words(&["another", "bye"], &[4, 5, 6]), ["bye", "bye", "bye"]);
+        assert_eq!(words(&["late", ""], &[4, 5, 6]), ["", "late", "late"]);
+        assert_eq!(words(&["too late", ""], &[4, 10, 11]), ["", "", ""]);
+    }
+
+    #[test]
     fn a_process_that_vanished_has_ended() {
         let memory = Memory::default();
-        let traces = Fixed { started: true, oom: true, ..NOTHING };
+        let traces = Fixed { started: true, oom: true, ..nothing() };
         let look = |now| states(&memory, &[("m", Role::Main)], vec![], &traces, now)["m"].clone();
         let exited =
             ContainerState::Exited { code: 137, oom: true, at: at(4), words: String::new() };
@@ -226,10 +276,10 @@ mod tests {
         let both = [("i", Role::Init), ("m", Role::Main)];
         let ended = vec![task("i", 7, Status::Stopped, 0)];
         let names = |found: BTreeMap<String, ContainerState>| found.into_keys().collect::<Vec<_>>();
-        assert_eq!(names(states(&memory, &both, ended, &NOTHING, 1)), ["m"]);
+        assert_eq!(names(states(&memory, &both, ended, &nothing(), 1)), ["m"]);
         let failed = vec![task("i", 7, Status::Stopped, 1)];
-        assert_eq!(names(states(&Memory::default(), &both, failed, &NOTHING, 1)), ["i", "m"]);
-        let done = Fixed { done: true, ..NOTHING };
+        assert_eq!(names(states(&Memory::default(), &both, failed, &nothing(), 1)), ["i", "m"]);
+        let done = Fixed { done: true, ..nothing() };
         assert_eq!(names(states(&memory, &both, vec![], &done, 1)), ["m"]);
     }
 }

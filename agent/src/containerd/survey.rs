@@ -1,13 +1,164 @@
 //! What a second copy of an app would have to share the board with: memory as it is used, and locks that apps keep.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::types::v1::Status as TaskStatus;
 use domain::model::ReplicaName;
 use domain::replica::Survey;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use tokio::time;
 
 use super::Containerd;
+use super::cgroup::Cgroups;
+use super::record::Record;
 use crate::runtime::RuntimeError;
 
+/// Where an app says that it must not be replaced now, in the eyes of its container.
+const LOCK: &str = "run/skerry/lock";
+
+/// A container's file system may hang, as one over a network does; the board's own never takes so long.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One container that runs.
+struct Running {
+    replica: ReplicaName,
+    pid: u32,
+    cgroup: String,
+}
+
 impl<I> Containerd<I> {
-    pub(super) async fn survey_of(&self, _: &[ReplicaName]) -> Result<Survey, RuntimeError> {
-        Ok(Survey::default())
+    pub(super) async fn survey_of(&self, wanted: &[ReplicaName]) -> Result<Survey, RuntimeError> {
+        let shared = &self.shared;
+        let calls = &shared.calls;
+        let (records, tasks) = if wanted.is_empty() {
+            (Vec::new(), Vec::new())
+        } else {
+            tokio::try_join!(calls.containers(None, Record::of), calls.tasks())?
+        };
+        let of: BTreeMap<String, Record> = records
+            .into_iter()
+            .filter(|record| wanted.contains(&record.replica))
+            .map(|record| (record.id.clone(), record))
+            .collect();
+        let running: Vec<Running> = tasks
+            .iter()
+            .filter(|task| task.status() == TaskStatus::Running)
+            .filter_map(|task| {
+                let record = of.get(&task.id)?;
+                let cgroup = shared.cgroup_path(&task.id);
+                Some(Running { replica: record.replica.clone(), pid: task.pid, cgroup })
+            })
+            .collect();
+        let (cgroups, wanted) = (shared.cgroups.clone(), wanted.to_vec());
+        let look = tokio::task::spawn_blocking(move || measured(&cgroups, &wanted, &running));
+        match time::timeout(DEADLINE, look).await {
+            Ok(Ok(survey)) => Ok(survey),
+            Ok(Err(_)) => Err(RuntimeError::Unavailable("the survey panicked".to_owned())),
+            Err(_) => {
+                let details = "a container's file system does not answer".to_owned();
+                Err(RuntimeError::Unavailable(details))
+            }
+        }
+    }
+}
+
+fn measured(cgroups: &Cgroups, wanted: &[ReplicaName], running: &[Running]) -> Survey {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mut working_sets: BTreeMap<ReplicaName, u64> =
+        wanted.iter().map(|replica| (replica.clone(), 0)).collect();
+    let mut locked = BTreeSet::new();
+    for Running { replica, pid, cgroup } in running {
+        if let Some(sum) = working_sets.get_mut(replica) {
+            *sum += cgroups.working_set(cgroup);
+        }
+        if is_locked(*pid) {
+            locked.insert(replica);
+        }
+    }
+    Survey {
+        available: kib(&meminfo, "MemAvailable:"),
+        total: kib(&meminfo, "MemTotal:"),
+        working_sets,
+        locked_by: wanted.iter().find(|replica| locked.contains(replica)).cloned(),
+    }
+}
+
+/// `MemTotal:        8010552 kB`, in bytes.
+pub(super) fn kib(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    number.unwrap_or(0).saturating_mul(1024)
+}
+
+/// Whether a container keeps its lock, as its own first process sees it.
+fn is_locked(pid: u32) -> bool {
+    File::open(format!("/proc/{pid}/root")).is_ok_and(|root| exists_in(&root, LOCK))
+}
+
+/// Whether there is something at `path` below `root`. Links are followed as the container follows them, never out of it.
+fn exists_in(root: &File, path: &str) -> bool {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(root, path, how) {
+        Ok(_) => true,
+        // A kernel before 5.6 cannot be asked like this: then no link is followed at all.
+        Err(Errno::ENOSYS) => exists_without_links(root, path),
+        Err(_) => false,
+    }
+}
+
+fn exists_without_links(root: &File, path: &str) -> bool {
+    let mut at = Path::new("").to_owned();
+    path.split('/').all(|part| {
+        at.push(part);
+        let found = nix::sys::stat::fstatat(root, &at, AtFlags::AT_SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| found.st_mode & nix::libc::S_IFMT != nix::libc::S_IFLNK)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_boards_memory_is_read() {
+        let text = "MemTotal:        8010552 kB\nMemFree:   5 kB\nMemAvailable:    4096 kB\n";
+        assert_eq!(kib(text, "MemTotal:"), 8_010_552 << 10);
+        assert_eq!(kib(text, "MemAvailable:"), 4 << 20);
+        assert_eq!(kib("MemTotal: much kB", "MemTotal:"), 0);
+        let survey = measured(&Cgroups::detect(), &[], &[]);
+        assert!(0 < survey.available && survey.available <= survey.total);
+    }
+
+    #[test]
+    fn a_lock_is_looked_for_inside_the_container_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        fs::create_dir_all(root.join("run")).unwrap();
+        fs::create_dir_all(&outside).unwrap();
+        fs::write(outside.join("lock"), "").unwrap();
+        let is_locked = || {
+            let root = File::open(&root).unwrap();
+            [exists_in(&root, LOCK), exists_without_links(&root, LOCK)]
+        };
+        assert_eq!(is_locked(), [false, false]);
+        symlink(&outside, root.join("run/skerry")).unwrap();
+        assert_eq!(is_locked(), [false, false], "the link leads out of the container");
+        fs::remove_file(root.join("run/skerry")).unwrap();
+        fs::create_dir(root.join("run/skerry")).unwrap();
+        assert_eq!(is_locked(), [false, false]);
+        fs::write(root.join("run/skerry/lock"), "").unwrap();
+        assert_eq!(is_locked(), [true, true]);
+        // Inside, a link is a way like any other.
+        fs::rename(root.join("run"), root.join("var")).unwrap();
+        symlink("/var", root.join("run")).unwrap();
+        assert_eq!(is_locked(), [true, false]);
     }
 }

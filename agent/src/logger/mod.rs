@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -35,7 +36,7 @@ use self::sink::Sink;
 
 pub use self::follow::Follower;
 pub use self::place::{container_log, prune};
-pub use self::read::{LogLine, LogSource, Stream, sources, tail};
+pub use self::read::{LogLine, LogSource, Stream, sources, tail, written_since};
 
 /// The first argument that makes this binary a sink.
 const VERB: &str = "logger";
@@ -161,9 +162,14 @@ fn report(sink: &Mutex<Sink>, what: &str) {
 /// The date with nanoseconds: as many characters each time, so that texts sort as times do.
 fn now() -> String {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
-        .map_or(std::time::Duration::ZERO, std::time::Duration::from);
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(0);
-    chrono::DateTime::from_timestamp(seconds, now.subsec_nanos())
+        .map_or(Duration::ZERO, Duration::from);
+    rfc3339(UNIX_EPOCH + now)
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(0);
+    chrono::DateTime::from_timestamp(seconds, time.subsec_nanos())
         .unwrap_or_default()
         .to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
 }

@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use domain::model::AppName;
 
 use super::place::{folders, rotated};
+use super::rfc3339;
 
 /// More lines are not kept in memory at once; a person who wants more reads the files.
 const MAX_TAIL_LINES: usize = 10_000;
@@ -91,6 +93,15 @@ pub fn tail(sources: &[LogSource], count: usize) -> Vec<LogLine> {
         }
     });
     last_of_all(all.collect(), count)
+}
+
+/// The texts of the last `count` lines of the log at `path`, oldest first, of those that were written at `since` or
+/// later.
+pub fn written_since(path: PathBuf, since: SystemTime, count: usize) -> Vec<String> {
+    let source = LogSource { replica: String::new(), container: String::new(), path };
+    let since = rfc3339(since);
+    let lines = tail(&[source], count).into_iter().filter(|line| since <= line.time);
+    lines.map(|line| line.text).collect()
 }
 
 /// Sorts by time and keeps the last `count`.

@@ -165,7 +165,7 @@ fn the_last_stopped_replicas_and_all_live_ones_keep_their_logs() {
         let replica = folder.path().join(format!("a/a--{}/r{n}", n / 4));
         fs::create_dir_all(&replica).unwrap();
         let log = File::create(replica.join("main.log")).unwrap();
-        log.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(n)).unwrap();
+        log.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(n)).unwrap();
     }
     prune(folder.path(), &"a".parse().unwrap(), 3, |replica| replica == "r0");
     let left: Vec<String> =

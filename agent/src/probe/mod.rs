@@ -6,17 +6,23 @@
 //!
 //! One task holds all of it, with one timer for the next probe that is due; where nothing is to be probed there is no
 //! timer at all. What an answer means is decided in `domain::probe`.
+//!
+//! The replica is asked from the board, at its own address. A host that the document names is asked from within the
+//! replica's network, and a command is run in the container by whoever runs containers.
 
 mod ask;
+mod elsewhere;
+mod names;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::model::{Moment, ReplicaName};
-use domain::probe::{Checkup, HealthReport, ProbePlan};
+use domain::probe::{Answer, Checkup, HealthReport, ProbePlan};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -27,26 +33,37 @@ use tracing::debug;
 
 use self::ask::Asker;
 use crate::clock::Clock;
+use crate::runtime::Exec;
 
-/// What a try got, and whose it was.
-struct Answer {
+/// By what the prober asks.
+#[derive(Debug)]
+pub struct Means<E> {
+    /// Runs commands in containers.
+    pub exec: E,
+    /// Where the replicas' networks are, each under the replica's name.
+    pub netns_dir: PathBuf,
+}
+
+/// A try that is over, and whose it was.
+struct Try {
     replica: ReplicaName,
     /// The checkup that asked.
     serial: u64,
     number: usize,
-    got: Result<(), String>,
+    answer: Answer,
 }
 
 /// Probes what `plan` lists and keeps `report` up to date until `stop`.
 ///
 /// Without the loop (the sender of `plan` is gone) the last plan holds.
-pub async fn run(
+pub async fn run<E: Exec>(
+    means: Means<E>,
     mut plan: watch::Receiver<Arc<ProbePlan>>,
     report: watch::Sender<Arc<HealthReport>>,
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let mut prober = Prober::default();
+    let mut prober = Prober::new(means);
     let mut published = true;
     prober.follow(&plan.borrow_and_update(), clock.now());
     loop {
@@ -59,12 +76,12 @@ pub async fn run(
                 published = changed.is_ok();
                 prober.follow(&plan.borrow_and_update(), clock.now());
             }
-            Some(answer) = prober.tries.next() => {
+            Some(over) = prober.tries.next() => {
                 let now = clock.now();
-                prober.take(answer, now);
+                prober.take(over, now);
                 // The answers to one tick come together and make one report.
-                while let Some(Some(answer)) = prober.tries.next().now_or_never() {
-                    prober.take(answer, now);
+                while let Some(Some(over)) = prober.tries.next().now_or_never() {
+                    prober.take(over, now);
                 }
             }
             () = until(next, clock) => (),
@@ -72,16 +89,24 @@ pub async fn run(
     }
 }
 
-#[derive(Default)]
-struct Prober {
+struct Prober<E> {
     /// Each with a number that no other has had.
     checkups: BTreeMap<ReplicaName, (u64, Checkup)>,
     serial: u64,
-    tries: FuturesUnordered<BoxFuture<'static, Answer>>,
-    asker: Asker,
+    tries: FuturesUnordered<BoxFuture<'static, Try>>,
+    asker: Asker<E>,
 }
 
-impl Prober {
+impl<E: Exec> Prober<E> {
+    fn new(means: Means<E>) -> Self {
+        Self {
+            checkups: BTreeMap::new(),
+            serial: 0,
+            tries: FuturesUnordered::new(),
+            asker: Asker::new(means.exec, means.netns_dir),
+        }
+    }
+
     /// Begins, goes on with or ends the checkup of each replica.
     fn follow(&mut self, plan: &ProbePlan, now: Moment) {
         self.checkups.retain(|name, _| plan.contains_key(name));
@@ -100,21 +125,21 @@ impl Prober {
             for number in checkup.due(now) {
                 let target = checkup.target();
                 let (replica, serial) = (replica.clone(), *serial);
-                let asking = self.asker.ask(target.address, &target.probes[number]);
+                let asking = self.asker.ask(&replica, target.address, &target.probes[number]);
                 self.tries.push(Box::pin(async move {
-                    Answer { replica, serial, number, got: asking.await }
+                    Try { replica, serial, number, answer: asking.await }
                 }));
             }
         }
     }
 
-    fn take(&mut self, answer: Answer, now: Moment) {
-        debug!(replica = %answer.replica, number = answer.number, got = ?answer.got, "probed");
+    fn take(&mut self, over: Try, now: Moment) {
+        debug!(replica = %over.replica, number = over.number, answer = ?over.answer, "probed");
         // An answer about an earlier run of the containers, or of a replica that is gone, says nothing any more.
-        if let Some((serial, checkup)) = self.checkups.get_mut(&answer.replica)
-            && *serial == answer.serial
+        if let Some((serial, checkup)) = self.checkups.get_mut(&over.replica)
+            && *serial == over.serial
         {
-            checkup.answer(answer.number, answer.got, now);
+            checkup.answer(over.number, over.answer, now);
         }
     }
 

@@ -68,7 +68,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 }
             }
             Action::Start(order) => self.order_start(order),
-            Action::Restart(order, container) => {
+            Action::Restart(order, container, grace) => {
                 info!(replica = %order.replica, container, "restart");
                 let doing = Doing::Restarting(Arc::clone(&order));
                 self.doing.insert(order.replica.clone(), doing);
@@ -76,7 +76,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let failed = Err(RuntimeError::Failed(lost("restart")));
                 let lost = Outcome::Restarted(order.replica.clone(), container.clone(), failed);
                 let restart = async move {
-                    let result = runtime.restart(&order, &container).await;
+                    let result = runtime.restart(&order, &container, grace).await;
                     Outcome::Restarted(order.replica.clone(), container, result)
                 };
                 Deed { name: "restart", work: restart.boxed(), lost }

@@ -63,6 +63,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.unsaved_events.clear();
         if !changes.apps.is_empty() {
             self.nets.check_at = Moment::default();
+            self.almanac.check_at = Moment::default();
         }
         for app in changes.apps {
             self.state.apps.insert(app.name.clone(), app);

@@ -23,6 +23,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let lan_names = self.reports.lan_names.borrow().clone();
         let world = World {
             now: self.clock.now(),
+            wall: self.clock.wall(),
+            zones: &self.almanac.zones,
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &health,

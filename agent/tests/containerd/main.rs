@@ -2,7 +2,11 @@
 
 // Only by this attribute does clippy know it as a part of tests.
 #[cfg(test)]
+mod beside;
+#[cfg(test)]
 mod board;
+#[cfg(test)]
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -127,19 +131,18 @@ async fn a_restarted_container_has_a_fresh_root_and_the_same_volumes_and_network
     let side = mounted(sh("side", "exec sleep 999"), "data", "/data", "");
     let mut order = board.order(1, vec![main, side]);
     with_volume(&mut order, empty_dir("data"));
-    // As process 1 without a handler, `sleep` does not heed SIGTERM.
-    Arc::make_mut(&mut order.template).termination_grace_period_secs = Some(0);
+    // As process 1 without a handler, `sleep` would not heed SIGTERM, so there is no grace.
     run(&containerd, &order).await;
     board.logged(&order, "main", "start 1").await;
     let side_before = state(&containerd, &order, "side").await.unwrap();
     for n in 2..5 {
-        containerd.restart(&order, "main").await.unwrap();
+        containerd.restart(&order, "main", NO_TIME).await.unwrap();
         board.logged(&order, "main", &format!("start {n}")).await;
     }
     assert!(!board.log(&order, "main").contains(&"stale".to_owned()));
     assert_eq!(state(&containerd, &order, "side").await.unwrap(), side_before);
     assert_eq!(board.shims().len(), 1);
-    let unknown = containerd.restart(&order, "nobody").await;
+    let unknown = containerd.restart(&order, "nobody", NO_TIME).await;
     assert_eq!(reason(unknown).0, Reason::ContainerStartFailed);
 }
 
@@ -151,7 +154,7 @@ async fn the_only_container_of_a_replica_can_be_restarted_whatever_its_shim_does
     run(&containerd, &order).await;
     for _ in 0..10 {
         assert_eq!(exit(&containerd, &order, "main").await, (3, false));
-        containerd.restart(&order, "main").await.unwrap();
+        containerd.restart(&order, "main", NO_TIME).await.unwrap();
     }
     assert_eq!(exit(&containerd, &order, "main").await, (3, false));
     containerd.stop(&order.replica, NO_TIME).await.unwrap();
@@ -460,7 +463,7 @@ async fn a_container_whose_shim_died_has_ended_and_can_be_stopped() {
         nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
     assert_eq!(exit(&containerd, &order, "main").await.0, 137);
-    containerd.restart(&order, "main").await.unwrap();
+    containerd.restart(&order, "main", NO_TIME).await.unwrap();
     assert!(matches!(
         state(&containerd, &order, "main").await,
         Some(ContainerState::Running { .. })
@@ -522,7 +525,7 @@ async fn an_end_is_a_pulse_and_so_is_containerds_return() {
     pulse.mark_unchanged();
     wait(&mut pulse).await;
     exit(&containerd, &order, "main").await;
-    containerd.restart(&order, "main").await.unwrap();
+    containerd.restart(&order, "main", NO_TIME).await.unwrap();
     wait(&mut pulse).await;
     containerd.stop(&order.replica, NO_TIME).await.unwrap();
     stop.cancel();

@@ -1,5 +1,6 @@
 //! What each path answers.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::env;
 use std::fs;
@@ -29,6 +30,9 @@ const CHUNK: Bytes = Bytes::from_static(&[b'x'; 64 * 1024]);
 /// Memory that `/eat` took and never gives back.
 static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
+/// What `/health` answers by name, where it is not 200.
+static HEALTH: Mutex<BTreeMap<String, u16>> = Mutex::new(BTreeMap::new());
+
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// The app.
@@ -55,6 +59,8 @@ impl App {
                 text(StatusCode::SERVICE_UNAVAILABLE, "not yet\n")
             }
             "/ready" => text(StatusCode::OK, "ready\n"),
+            "/health" => health(&query.text("name")),
+            "/switch" => switch(query.text("name"), query.number("status", 200)),
             "/env" => json_of(env::vars().map(|(key, value)| (key, value.into())).collect()),
             "/headers" => json_of(headers(&request)),
             "/echo" => Response::new(request.into_body().boxed_unsync()),
@@ -105,6 +111,19 @@ impl App {
             _ => text(StatusCode::NOT_FOUND, format!("testapp has no {path}\n")),
         })
     }
+}
+
+fn health(name: &str) -> Response<Body> {
+    let known = HEALTH.lock().ok().and_then(|health| health.get(name).copied());
+    bytes(known.unwrap_or(200), Bytes::new())
+}
+
+fn switch(name: String, status: u16) -> Response<Body> {
+    let Ok(mut health) = HEALTH.lock() else {
+        return failed(&io::Error::other("an earlier switch failed"));
+    };
+    health.insert(name, status);
+    text(StatusCode::OK, "switched\n")
 }
 
 /// Who answered.

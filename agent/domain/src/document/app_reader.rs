@@ -124,6 +124,7 @@ impl<'a> Parts<'a> {
                 }
                 let mut template = fields.map(template::read).unwrap_or_default();
                 template.extras = skerry.extras.clone();
+                skerry::check_probes(&self.top, &template.extras, &template);
                 template
             }
             None if skerry.absent => Template::default(),

@@ -11,8 +11,10 @@
 mod app;
 mod app_reader;
 mod canonical;
+mod capability;
 mod configuration;
 mod container;
+mod ephemeral;
 mod fields;
 mod findings;
 mod ingress;
@@ -31,7 +33,9 @@ mod template;
 mod tests;
 
 pub use self::app::*;
+pub use self::capability::{ALL_CAPABILITIES, capability};
+pub use self::ephemeral::ephemeral_bytes;
 pub use self::findings::Finding;
 pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
-pub use self::probes::effective_probes;
+pub use self::probes::{ExecProbes, effective_probes};
 pub use self::scale_target::ScaleTarget;

@@ -1,6 +1,7 @@
 //! Rules about single texts, each with the sentence that a person reads when it is broken.
 
 use super::findings::Expressions;
+use crate::window::Schedule;
 
 /// A truth value as YAML 1.1 knows it, which is what `az` reads.
 pub(super) fn truth(text: &str) -> Option<bool> {
@@ -132,14 +133,25 @@ pub(super) fn relative_path(text: &str) -> Result<(), &'static str> {
     Err("a relative path without '..'")
 }
 
-/// Five fields of a cron expression; what they say is checked where they are used.
+/// Five fields of a cron expression, as those who act on it read them.
 pub(super) fn cron(text: &str) -> Result<(), &'static str> {
-    let inner = |c: char| c.is_ascii_alphanumeric() || "*/,-?#".contains(c);
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() == 5 && fields.iter().all(|field| field.chars().all(inner)) {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "*/,-?# ".contains(c);
+    if text.len() <= 256 && text.chars().all(inner) && Schedule::read(text).is_ok() {
         return Ok(());
     }
-    Err("five fields: minute, hour, day of the month, month, day of the week")
+    Err(
+        "five fields: minute 0-59, hour 0-23, day of the month 1-31, month 1-12, day of the week 0-7",
+    )
+}
+
+/// The name of a time zone in the IANA database. Whether the board knows it is seen when it is needed.
+pub(super) fn time_zone(text: &str) -> Result<(), &'static str> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "_+-".contains(c);
+    let part = |part: &str| !part.is_empty() && part.chars().all(inner);
+    if text.len() <= 64 && text.split('/').all(part) {
+        return Ok(());
+    }
+    Err("the IANA name of a time zone, such as Europe/Berlin, or UTC")
 }
 
 /// The path of an HTTP request.

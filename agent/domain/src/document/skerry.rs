@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::app::{
-    Capabilities, Device, Extras, SkerryBlock, Standby, UpdateStrategy, UpdateWindow,
+    Capabilities, Device, Extras, SkerryBlock, Standby, Template, UpdateStrategy, UpdateWindow,
 };
-use super::fields::Fields;
+use super::capability;
+use super::fields::{Fields, scalar};
+use super::findings::{nearest, quoted};
+use super::node::{Position, Value};
 use super::rules;
 use super::support::Place;
 use crate::probe::ProbeKind;
@@ -78,7 +81,7 @@ fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
     }
     let cron = inner.ruled("cron", rules::cron);
     let minutes = inner.count("durationMinutes", 1..=MAX_WINDOW_MINUTES);
-    let time_zone = inner.name("timeZone").unwrap_or_else(|| "UTC".to_owned());
+    let time_zone = inner.ruled("timeZone", rules::time_zone).unwrap_or_else(|| "UTC".to_owned());
     inner.close();
     Some(UpdateWindow { cron: cron?, duration_minutes: minutes?, time_zone })
 }
@@ -99,28 +102,36 @@ fn devices(fields: &mut Fields<'_>) -> Vec<Device> {
             permissions: permissions.unwrap_or_else(|| "rw".to_owned()),
         })
     };
-    let devices: Vec<Device> =
-        fields.each("devices", Place::Device).into_iter().filter_map(read).collect();
-    if !devices.is_empty() {
-        fields.later("devices", "devices");
-    }
-    devices
+    fields.each("devices", Place::Device).into_iter().filter_map(read).collect()
 }
 
 fn capabilities(fields: &mut Fields<'_>) -> Capabilities {
     let Some(mut inner) = fields.inner("capabilities", Place::Capabilities) else {
         return Capabilities::default();
     };
-    let capabilities = Capabilities { add: inner.texts("add"), drop: inner.texts("drop") };
+    let mut names = |key, rule: fn(&str) -> Result<String, &'static str>| {
+        let (found, listed) = (inner.found, inner.list(key));
+        let mut names = Vec::new();
+        for (path, node) in listed {
+            let Some(text) = scalar(found, path.clone(), node, "a text") else { continue };
+            match rule(&text) {
+                Ok(name) => names.push(name),
+                Err(broken) => {
+                    let message = format!("{} is not valid here: {broken}", quoted(&text));
+                    found.error(path, node.at, Reason::InvalidValue, message);
+                }
+            }
+        }
+        names
+    };
+    let add = names("add", capability::added);
+    let drop = names("drop", capability::dropped);
     inner.close();
-    if capabilities != Capabilities::default() {
-        fields.later("capabilities", "capabilities");
-    }
-    capabilities
+    Capabilities { add, drop }
 }
 
 fn exec_probes(fields: &mut Fields<'_>) -> BTreeMap<String, BTreeMap<ProbeKind, Vec<String>>> {
-    let Some(mut containers) = fields.inner("probes", Place::Free) else { return BTreeMap::new() };
+    let Some(containers) = fields.inner("probes", Place::Free) else { return BTreeMap::new() };
     let found = fields.found;
     let mut all = BTreeMap::new();
     for (name, node) in containers.entries() {
@@ -142,11 +153,42 @@ fn exec_probes(fields: &mut Fields<'_>) -> BTreeMap<String, BTreeMap<ProbeKind, 
         inner.close();
         all.insert(name.clone(), probes);
     }
-    containers.asked("probes");
-    if !all.is_empty() {
-        fields.later("execProbes", "probes");
-    }
     all
+}
+
+/// Refuses the exec probes of containers that `template` does not have; `top` is the mapping that the block lies in.
+pub(super) fn check_probes(top: &Fields<'_>, extras: &Extras, template: &Template) {
+    let names = || template.containers.iter().map(|container| container.name.as_str());
+    // A name that broke a rule was refused already, and may be the one that is meant.
+    if names().any(str::is_empty) {
+        return;
+    }
+    let unknown = extras.exec_probes.keys().filter(|name| names().all(|known| known != *name));
+    for name in unknown {
+        let init = template.init_containers.iter().any(|container| container.name == *name);
+        let hint = match nearest(name, names()) {
+            _ if init => "; init containers have no probes".to_owned(),
+            Some(known) => format!("; did you mean {known:?}?"),
+            None => String::new(),
+        };
+        let at = position(top, ["skerry", "probes", name]);
+        let message = format!("the template has no container named {}{hint}", quoted(name));
+        top.found.error(top.at(&format!("skerry.probes.{name}")), at, Reason::InvalidValue, message);
+    }
+}
+
+/// Where the value at the end of `keys` stands.
+fn position(top: &Fields<'_>, keys: [&str; 3]) -> Position {
+    let (mut entries, mut at) = (top.entries(), None);
+    for key in keys {
+        let (_, node) = entries.iter().find(|(known, _)| known == key)?;
+        at = node.at;
+        entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null | Value::Scalar(_) | Value::List(_) => &[],
+        };
+    }
+    at
 }
 
 fn exec(fields: &mut Fields<'_>, kind: &'static str) -> Option<Vec<String>> {

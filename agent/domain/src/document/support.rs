@@ -130,7 +130,6 @@ pub(super) const KEYS: &[(Place, &str, Reason, &str)] = &[
     ),
     (Place::Template, "customMetricsSettings", NoMeaningHere, AZURE),
     (Place::Container, "imageType", NoMeaningHere, "every container has an image here"),
-    (Place::Resources, "ephemeralStorage", ReadOnly, SERVER),
     (Place::Resources, "gpu", Unsupported, "known, and not acted on; see skerry.devices"),
     (Place::Probe, "exec", Unsupported, "ACA has no exec probes; see skerry.probes"),
     (Place::Probe, "grpc", Unsupported, "ACA has no gRPC probes"),
@@ -169,9 +168,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("probation", "not acted on yet: the old revision stops once the new one is ready"),
     ("standby", "not acted on yet: no replica waits at zero"),
     ("updateWindow", "not acted on yet: a new revision takes over as soon as it is ready"),
-    ("devices", "not acted on yet: the container does not get the device"),
-    ("capabilities", "not acted on yet: the container has the default capabilities"),
-    ("execProbes", "not acted on yet: the command is not run"),
 ];
 
 /// Why a key is not read, if it is known.

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::app::{Extras, SecretItem, ServiceBind, Template, Volume, VolumeSource};
-use super::container::{self, Stage};
+use super::container::{self, Spot, Stage};
+use super::ephemeral::{self, ephemeral_bytes};
 use super::fields::{Fields, scalar};
-use super::findings::quoted;
+use super::findings::{Findings, quoted};
+use super::quantity::cpu_text;
 use super::rules;
 use super::scale;
 use super::support::Place;
@@ -21,17 +23,18 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
     let revision_suffix = fields.parsed("revisionSuffix");
     let termination_grace_period_secs =
         fields.count("terminationGracePeriodSeconds", 0..=MAX_GRACE_SECS);
-    let volumes: Vec<Volume> =
-        fields.each("volumes", Place::Volume).into_iter().map(volume).collect();
+    let (volumes, spots): (Vec<Volume>, Vec<Spot>) =
+        fields.each("volumes", Place::Volume).into_iter().map(volume).unzip();
     check_unique(&fields, "volumes", volumes.iter().map(|volume| volume.name.as_str()));
     let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let mut sizes = Vec::new();
     let mut containers = |key, stage| {
         let all = fields.each(key, Place::Container);
         if MAX_CONTAINERS < all.len() {
             fields.error(key, Reason::InvalidValue, format!("at most {MAX_CONTAINERS} containers"));
         }
         let all = all.into_iter().take(MAX_CONTAINERS);
-        all.map(|inner| container::read(inner, stage, &known)).collect::<Vec<_>>()
+        all.map(|inner| container::read(inner, stage, &known, &mut sizes)).collect::<Vec<_>>()
     };
     let init_containers = containers("initContainers", Stage::Init);
     let main_containers = containers("containers", Stage::Main);
@@ -50,8 +53,9 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
             "development services are Azure's; run them as apps",
         );
     }
+    let found = fields.found;
     fields.close();
-    Template {
+    let template = Template {
         revision_suffix,
         termination_grace_period_secs,
         init_containers,
@@ -60,6 +64,26 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
         volumes,
         service_binds,
         extras: Extras::default(),
+    };
+    warn_of_sizes(&template, found, sizes, &spots);
+    template
+}
+
+/// How much may be written follows from the cores, so what is said of it is told what it comes to.
+fn warn_of_sizes(template: &Template, found: &Findings, given: Vec<Spot>, volumes: &[Spot]) {
+    let cores = cpu_text(u32::try_from(template.cpu_millis()).unwrap_or(u32::MAX));
+    let most = ephemeral_bytes(template.cpu_millis());
+    let size = ephemeral::gibibytes(most);
+    for (path, at) in given {
+        let message = format!("ignored: it follows from the cores, {size} for {cores} of them");
+        found.warning(path, at, Reason::ReadOnly, message);
+    }
+    for (volume, (path, at)) in template.volumes.iter().zip(volumes) {
+        let asked = volume.mount_options.as_deref().and_then(ephemeral::asked_size);
+        if asked.and_then(Result::ok).is_some_and(|asked| most < asked) {
+            let message = format!("taken as {size}, the most for {cores} cores");
+            found.warning(path, *at, Reason::InvalidValue, message);
+        }
     }
 }
 
@@ -98,7 +122,8 @@ enum StorageType {
     Shared,
 }
 
-fn volume(mut fields: Fields<'_>) -> Volume {
+/// A volume, and where its options stand.
+fn volume(mut fields: Fields<'_>) -> (Volume, Spot) {
     const TYPES: &[(&str, StorageType)] = &[
         ("EmptyDir", StorageType::EmptyDir),
         ("Secret", StorageType::Secret),
@@ -116,7 +141,10 @@ fn volume(mut fields: Fields<'_>) -> Volume {
     let items =
         fields.each("secrets", Place::SecretItem).into_iter().filter_map(secret_item).collect();
     let source = match storage_type {
-        StorageType::EmptyDir => VolumeSource::EmptyDir,
+        StorageType::EmptyDir => {
+            check_empty_dir(&fields, mount_options.as_deref().unwrap_or_default());
+            VolumeSource::EmptyDir
+        }
         StorageType::Secret => VolumeSource::Secret { items },
         StorageType::Shared => {
             fields.later("storageVolume", "storageType");
@@ -126,8 +154,20 @@ fn volume(mut fields: Fields<'_>) -> Volume {
             VolumeSource::Storage { storage_name: storage_name.unwrap_or_default() }
         }
     };
+    let spot = (fields.at("mountOptions"), fields.position("mountOptions"));
     fields.close();
-    Volume { name, source, mount_options }
+    (Volume { name, source, mount_options }, spot)
+}
+
+fn check_empty_dir(fields: &Fields<'_>, options: &str) {
+    if let Some(Err(broken)) = ephemeral::asked_size(options) {
+        let message = format!("{} is not valid here: size= takes {broken}", quoted(options));
+        fields.error("mountOptions", Reason::InvalidValue, message);
+    }
+    if let Some(strange) = ephemeral::strange_option(options) {
+        let message = format!("{} means nothing to an EmptyDir; ro and size= do", quoted(strange));
+        fields.warning("mountOptions", Reason::Unsupported, message);
+    }
 }
 
 fn secret_item(mut fields: Fields<'_>) -> Option<SecretItem> {

@@ -53,6 +53,7 @@ pub(super) fn fresh(
         return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
     };
     check_secrets(document, revision)?;
+    world.settings.allowances.still_permit(&revision.template.extras)?;
     let mut taken = fleet::addresses(world);
     taken.extend(memory.last_address(&document.environment));
     let last = memory.last_address(&document.environment);

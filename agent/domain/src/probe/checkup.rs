@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{Ask, Health, Probe, ProbeKind, ProbeTarget};
+use super::{Answer, Ask, Health, Probe, ProbeFailure, ProbeKind, ProbeTarget};
 use crate::model::Moment;
 
 /// The first wait of an eager probe after a failure; it doubles up to the period.
@@ -40,7 +40,7 @@ struct Course {
     step: Duration,
     state: State,
     /// What the last try got, if it failed, and when.
-    failure: Option<(Moment, String)>,
+    failure: Option<(Moment, ProbeFailure)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,18 +97,26 @@ impl Checkup {
     }
 
     /// Takes the answer of a probe that was asked.
-    pub fn answer(&mut self, number: usize, answer: Result<(), String>, now: Moment) {
+    pub fn answer(&mut self, number: usize, answer: Answer, now: Moment) {
         let Some(probe) = self.target.probes.get(number) else { return };
         let State::Asked(asked) = self.courses[number].state else { return };
         match answer {
-            Ok(()) => {
+            Answer::Good => {
                 self.courses[number].succeed(probe, now);
                 self.share(number, now);
             }
-            Err(got) => {
-                let text = format!("{} {}: {got}", probe.kind, At(&probe.ask, self.target.address));
-                self.courses[number].fail(probe, text, asked, now);
+            Answer::Bad { got, refused } => {
+                let port = probe.ask.own_port();
+                let failure = ProbeFailure {
+                    kind: probe.kind,
+                    container: probe.container.clone(),
+                    text: format!("{} {}: {got}", probe.kind, At(&probe.ask, self.target.address)),
+                    refused: refused && port.is_some(),
+                    port,
+                };
+                self.courses[number].fail(probe, failure, asked, now);
             }
+            Answer::Unasked => self.courses[number].put_off(probe, asked, now),
         }
     }
 
@@ -116,21 +124,23 @@ impl Checkup {
     pub fn health(&self) -> Health {
         let good = |kind| self.of(kind).all(|(_, course)| course.verdict == Verdict::Good);
         let started = good(ProbeKind::Startup);
-        let bad = |(probe, course): (&Probe, &Course)| {
-            (course.verdict == Verdict::Bad).then(|| probe.container.clone())
-        };
-        let startup = self.of(ProbeKind::Startup).filter_map(bad);
-        let mut unhealthy: Vec<String> =
-            startup.chain(self.of(ProbeKind::Liveness).filter_map(bad)).collect();
+        let condemning = self.of(ProbeKind::Startup).chain(self.of(ProbeKind::Liveness));
+        let bad: Vec<&Probe> = condemning
+            .filter(|(_, course)| course.verdict == Verdict::Bad)
+            .map(|(probe, _)| probe)
+            .collect();
+        let mut unhealthy: Vec<String> = bad.iter().map(|probe| probe.container.clone()).collect();
         unhealthy.sort();
         unhealthy.dedup();
+        let grace = |probe: &&Probe| Some((probe.container.clone(), probe.grace?));
         let failures = self.courses.iter().filter_map(|course| course.failure.as_ref());
         Health {
             epoch: self.target.epoch,
             started,
             ready: started && good(ProbeKind::Readiness),
-            failure: failures.max_by_key(|(at, _)| *at).map(|(_, text)| text.clone()),
+            failure: failures.max_by_key(|(at, _)| *at).map(|(_, failure)| failure.clone()),
             unhealthy,
+            graces: bad.iter().filter_map(grace).collect(),
         }
     }
 
@@ -194,7 +204,7 @@ impl Course {
         };
     }
 
-    fn fail(&mut self, probe: &Probe, text: String, asked: Moment, now: Moment) {
+    fn fail(&mut self, probe: &Probe, failure: ProbeFailure, asked: Moment, now: Moment) {
         self.successes = 0;
         let quick = probe.eager && !self.steady && self.step < period(probe);
         if quick {
@@ -204,10 +214,15 @@ impl Course {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        self.failure = Some((now, text));
+        self.failure = Some((now, failure));
         if probe.failure_threshold.max(1) <= self.failures {
             self.verdict = Verdict::Bad;
         }
+        self.put_off(probe, asked, now);
+    }
+
+    /// Asks again at the next time that the period gives.
+    fn put_off(&mut self, probe: &Probe, asked: Moment, now: Moment) {
         let next = if self.steady { grid(probe, now) } else { asked.after(period(probe)).max(now) };
         self.state = State::Due(next);
     }
@@ -234,17 +249,27 @@ impl fmt::Display for ProbeKind {
     }
 }
 
+/// A command in a failure's text is cut after so many characters.
+const MAX_COMMAND_CHARS: usize = 80;
+
 /// A question and to whom it is put, for people.
 struct At<'a>(&'a Ask, Ipv4Addr);
 
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(ask, address) = self;
+        let whom = |host: &Option<String>| host.clone().unwrap_or_else(|| address.to_string());
         match ask {
-            Ask::Tcp { port } => write!(f, "tcp {address}:{port}"),
-            Ask::Http { port, path, https, headers: _ } => {
+            Ask::Tcp { host, port } => write!(f, "tcp {}:{port}", whom(host)),
+            Ask::Http { host, port, path, https, headers: _ } => {
                 let scheme = if *https { "https" } else { "http" };
-                write!(f, "{scheme} {address}:{port}{path}")
+                write!(f, "{scheme} {}:{port}{path}", whom(host))
+            }
+            Ask::Exec { command } => {
+                let words = command.join(" ");
+                let cut: String = words.chars().take(MAX_COMMAND_CHARS).collect();
+                let rest = if cut.len() < words.len() { "…" } else { "" };
+                write!(f, "exec {cut}{rest}")
             }
         }
     }

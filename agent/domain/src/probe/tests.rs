@@ -12,14 +12,28 @@ fn probe(kind: ProbeKind) -> Probe {
     Probe {
         container: "main".to_owned(),
         kind,
-        ask: Ask::Tcp { port: 8080 },
+        ask: Ask::Tcp { host: None, port: 8080 },
         initial_delay: Duration::ZERO,
         period: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold: 3,
+        grace: None,
         eager: false,
     }
+}
+
+fn http(host: Option<&str>) -> Ask {
+    let (host, path) = (host.map(str::to_owned), "/live".to_owned());
+    Ask::Http { host, port: 80, path, https: false, headers: Vec::new() }
+}
+
+fn refused() -> Answer {
+    Answer::Bad { got: "connection refused".to_owned(), refused: true }
+}
+
+fn text(health: &Health) -> Option<&str> {
+    health.failure.as_ref().map(|failure| failure.text.as_str())
 }
 
 fn target(probes: &[Probe]) -> ProbeTarget {
@@ -39,7 +53,7 @@ fn run(checkup: &mut Checkup, from: u64, to: u64, open: impl Fn(u64) -> bool) ->
     loop {
         for number in checkup.due(at(now)) {
             tries.push((now, number));
-            let answer = if open(now) { Ok(()) } else { Err("connection refused".to_owned()) };
+            let answer = if open(now) { Answer::Good } else { refused() };
             checkup.answer(number, answer, at(now));
         }
         match checkup.next() {
@@ -78,7 +92,7 @@ fn an_eager_probe_is_tried_in_doubling_steps_that_use_up_no_failure() {
         run(&mut checkup, 0, 2000, |_| false).into_iter().map(|(time, _)| time).collect();
     assert_eq!(times, [0, 5, 15, 35, 75, 155, 315, 635, 1275]);
     let health = checkup.health();
-    assert_eq!(health.failure.as_deref(), Some("Startup tcp 10.213.0.5:8080: connection refused"));
+    assert_eq!(text(&health), Some("Startup tcp 10.213.0.5:8080: connection refused"));
     assert!(health.unhealthy.is_empty());
     run(&mut checkup, 2275, 2275, |_| false);
     assert_eq!(checkup.health().unhealthy, ["main"]);
@@ -109,7 +123,7 @@ fn others_wait_for_the_startup_probe_of_their_container() {
     let aside = Probe { container: "aside".to_owned(), ..probe(ProbeKind::Readiness) };
     let mut checkup = Checkup::new(target(&[probe(ProbeKind::Startup), aside]), at(0));
     assert_eq!(checkup.due(at(0)), [0, 1]);
-    checkup.answer(1, Ok(()), at(0));
+    checkup.answer(1, Answer::Good, at(0));
     let health = checkup.health();
     assert!(!health.started && !health.ready);
 }
@@ -129,7 +143,7 @@ fn thresholds_count_answers_in_a_row() {
 
 #[test]
 fn a_failing_liveness_probe_names_its_container_and_what_it_got() {
-    let ask = Ask::Http { port: 80, path: "/live".to_owned(), https: false, headers: Vec::new() };
+    let ask = http(None);
     let liveness = Probe { ask, ..probe(ProbeKind::Liveness) };
     let mut checkup = Checkup::new(target(&[liveness]), at(0));
     run(&mut checkup, 0, 1000, |_| false);
@@ -137,11 +151,67 @@ fn a_failing_liveness_probe_names_its_container_and_what_it_got() {
     run(&mut checkup, 2000, 2000, |_| false);
     let health = checkup.health();
     assert_eq!(health.unhealthy, ["main"]);
-    assert_eq!(
-        health.failure.as_deref(),
-        Some("Liveness http 10.213.0.5:80/live: connection refused")
-    );
+    assert_eq!(text(&health), Some("Liveness http 10.213.0.5:80/live: connection refused"));
     assert!(health.started && health.ready);
+}
+
+#[test]
+fn what_was_refused_and_by_whom_is_a_fact_of_the_failure() {
+    let got = |ask: Ask, refused: bool| {
+        let mut checkup = Checkup::new(target(&[Probe { ask, ..probe(ProbeKind::Liveness) }]), at(0));
+        checkup.due(at(0));
+        checkup.answer(0, Answer::Bad { got: "no".to_owned(), refused }, at(0));
+        checkup.health().failure.unwrap()
+    };
+    let expected = ProbeFailure {
+        kind: ProbeKind::Liveness,
+        container: "main".to_owned(),
+        text: "Liveness http 10.213.0.5:80/live: no".to_owned(),
+        refused: true,
+        port: Some(80),
+    };
+    assert_eq!(got(http(None), true), expected);
+    assert_eq!(got(http(None), false), ProbeFailure { refused: false, ..expected });
+    // Somebody else's closed port says nothing of the app's.
+    let elsewhere = got(http(Some("db")), true);
+    assert_eq!(elsewhere.text, "Liveness http db:80/live: no");
+    assert_eq!((elsewhere.refused, elsewhere.port), (false, None));
+    let command = vec!["cat".to_owned(), "é".repeat(100)];
+    let exec = got(Ask::Exec { command }, false);
+    assert_eq!(exec.text, format!("Liveness exec cat {}…: no", "é".repeat(76)));
+    assert_eq!(exec.port, None);
+}
+
+#[test]
+fn the_bad_probe_gives_its_own_grace() {
+    let secs = Duration::from_secs;
+    let startup = Probe { grace: Some(secs(1)), ..probe(ProbeKind::Startup) };
+    let liveness = Probe { grace: Some(secs(2)), ..probe(ProbeKind::Liveness) };
+    let readiness = Probe { grace: Some(secs(3)), ..probe(ProbeKind::Readiness) };
+    let mut checkup = Checkup::new(target(&[startup, readiness, liveness.clone()]), at(0));
+    run(&mut checkup, 0, 500, |_| true);
+    assert!(checkup.health().graces.is_empty());
+    run(&mut checkup, 1000, 9000, |_| false);
+    assert_eq!(checkup.health().graces, [("main".to_owned(), secs(2))].into());
+    let silent = Probe { grace: None, ..liveness };
+    let mut checkup = Checkup::new(target(&[silent]), at(0));
+    run(&mut checkup, 0, 9000, |_| false);
+    assert_eq!(checkup.health().unhealthy, ["main"]);
+    assert!(checkup.health().graces.is_empty());
+}
+
+#[test]
+fn what_could_not_be_asked_counts_for_nothing_and_is_asked_again() {
+    let mut checkup = Checkup::new(target(&[probe(ProbeKind::Liveness)]), at(0));
+    for second in 0..9 {
+        assert_eq!(checkup.due(at(second * 1000)), [0], "{second}");
+        checkup.answer(0, Answer::Unasked, at(second * 1000 + 1));
+    }
+    let health = checkup.health();
+    assert!(health.unhealthy.is_empty() && health.failure.is_none());
+    checkup.due(at(9000));
+    checkup.answer(0, refused(), at(9000));
+    assert_eq!(checkup.next(), Some(at(10_000)));
 }
 
 #[test]
@@ -158,8 +228,8 @@ fn an_adopted_replica_is_ready_until_its_probe_says_otherwise() {
 #[test]
 fn an_answer_that_nobody_waits_for_changes_nothing() {
     let mut checkup = Checkup::new(target(&[probe(ProbeKind::Readiness)]), at(0));
-    checkup.answer(0, Ok(()), at(0));
-    checkup.answer(7, Ok(()), at(0));
+    checkup.answer(0, Answer::Good, at(0));
+    checkup.answer(7, Answer::Good, at(0));
     assert!(!checkup.health().ready);
     assert_eq!(checkup.due(at(0)), [0]);
     assert!(checkup.due(at(9000)).is_empty());

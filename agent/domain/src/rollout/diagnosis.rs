@@ -35,10 +35,11 @@ pub(crate) fn of_replica(
     if view.doing.is_some() || view.observed.is_none() {
         return Some(stated(Reason::ContainerStarting));
     }
-    let failure = view.health.and_then(|health| health.failure.clone());
-    let details = failure.unwrap_or_else(|| Reason::WaitingForProbe.sentence().to_owned());
+    let failure = view.health.and_then(|health| health.failure.as_ref());
+    let waiting = Reason::WaitingForProbe.sentence();
+    let details = failure.map_or(waiting, |failure| &failure.text).to_owned();
     let reason = match view.health {
-        _ if details.contains("refused") => Reason::PortClosed,
+        _ if failure.is_some_and(|failure| failure.refused) => Reason::PortClosed,
         Some(health) if !health.unhealthy.is_empty() => Reason::ProbeFailed,
         Some(health)
             if health.failure.is_some()

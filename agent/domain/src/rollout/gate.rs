@@ -7,9 +7,13 @@ use crate::plan::{Action, Fleet, Memory, Plan, Surveyed, World};
 use crate::reason::Reason;
 use crate::replica::{Survey, Trouble};
 use crate::state::{AppRecord, RevisionRecord};
+use crate::window;
 
 /// What was measured longer ago says nothing of the board as it is.
-const FRESH: Duration = Duration::from_secs(2);
+const FRESH: Duration = Duration::from_secs(5);
+
+/// The board's date may be set while it waits for a window: looked at again this often at the least.
+const CLOCK_CHECK: Duration = Duration::from_hours(1);
 
 /// Between two looks at a board that has no room, or at an app that keeps its lock.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -104,8 +108,14 @@ fn in_window(
     let Some(window) = document.and_then(|document| document.skerry.update_window.as_ref()) else {
         return Ok(());
     };
-    let _ = (window, world);
-    Ok(())
+    match window::closed(window, world.now, world.wall, world.zones) {
+        None => Ok(()),
+        Some((trouble, again)) => {
+            // The board's date may be set while it waits.
+            let again = again.map(|at| at.min(world.now.after(CLOCK_CHECK)));
+            Err((trouble, again))
+        }
+    }
 }
 
 impl Surveyed {

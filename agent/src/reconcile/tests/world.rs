@@ -11,8 +11,8 @@ use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
-    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Survey,
-    Trouble,
+    ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
+    Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, Source};
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::info_span;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ZoneFiles};
 use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
@@ -155,7 +155,12 @@ impl Runtime for Shared {
         Ok(())
     }
 
-    async fn restart(&self, order: &ReplicaOrder, container: &str) -> Result<(), RuntimeError> {
+    async fn restart(
+        &self,
+        order: &ReplicaOrder,
+        container: &str,
+        _: Duration,
+    ) -> Result<(), RuntimeError> {
         self.reach().await?;
         let mut world = self.lock();
         let replica = world.replicas.get_mut(&order.replica).expect("it was observed");
@@ -173,6 +178,11 @@ impl Runtime for Shared {
     async fn survey(&self, _: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
         self.reach().await?;
         Ok(self.lock().survey.clone())
+    }
+
+    async fn listening(&self, _: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
+        self.reach().await?;
+        Ok(Vec::new())
     }
 }
 
@@ -270,6 +280,7 @@ impl Board {
             store: shared.clone(),
             loaded: Loaded { state, ..Loaded::default() },
             clock: Clock::default(),
+            zone_files: ZoneFiles::of_the_board(),
             settings,
             tasks: tasks.clone(),
             inbox: requests,

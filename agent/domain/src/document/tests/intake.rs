@@ -2,7 +2,7 @@
 
 use super::{SMALL, app, errors, warnings};
 use crate::document::{Document, EnvValue, ScaleTarget, effective_probes, parse};
-use crate::probe::ProbeKind;
+use crate::probe::{Ask, Probe, ProbeKind};
 
 fn variable(text: &str) -> String {
     let document = format!(
@@ -185,7 +185,7 @@ fn the_main_container_gets_the_default_probes_that_it_lacks() {
         "hello:1, probes: [{type: readiness, httpGet: {port: 81, path: ready}}]",
     );
     let container = app(&text).template.containers.remove(0);
-    let probes = effective_probes(&container, Some(80));
+    let probes = effective_probes(&container, None, Some(80));
     let shape: Vec<_> =
         probes.iter().map(|probe| (probe.kind, probe.eager, probe.failure_threshold)).collect();
     assert_eq!(
@@ -196,8 +196,94 @@ fn the_main_container_gets_the_default_probes_that_it_lacks() {
             (ProbeKind::Liveness, true, 3)
         ]
     );
-    assert_eq!(effective_probes(&container, None).len(), 1);
-    assert_eq!(effective_probes(&container, Some(0)).len(), 1);
+    assert_eq!(effective_probes(&container, None, None).len(), 1);
+    assert_eq!(effective_probes(&container, None, Some(0)).len(), 1);
+}
+
+#[test]
+fn the_fields_of_a_probe_have_the_defaults_of_aca() {
+    let text = SMALL.replace(
+        "hello:1",
+        "hello:1, probes: [{type: Liveness, httpGet: {port: 81}}, {type: Readiness, tcpSocket: {port: 82}, \
+         initialDelaySeconds: 60, periodSeconds: 240, timeoutSeconds: 240, successThreshold: 10, \
+         failureThreshold: 240, terminationGracePeriodSeconds: 3600}]",
+    );
+    let container = app(&text).template.containers.remove(0);
+    let numbers = |probe: &Probe| {
+        let secs = [probe.initial_delay, probe.period, probe.timeout].map(|time| time.as_secs());
+        (secs, probe.success_threshold, probe.failure_threshold, probe.grace.map(|it| it.as_secs()))
+    };
+    let probes = effective_probes(&container, None, None);
+    let [readiness, liveness] = &probes[..] else { panic!("{probes:?}") };
+    let ask =
+        Ask::Http { host: None, port: 81, path: "/".to_owned(), https: false, headers: Vec::new() };
+    assert_eq!(liveness.ask, ask);
+    assert_eq!(numbers(liveness), ([0, 10, 1], 1, 3, None));
+    assert_eq!(readiness.ask, Ask::Tcp { host: None, port: 82 });
+    assert_eq!(numbers(readiness), ([60, 240, 240], 10, 240, Some(3600)));
+    assert!(!readiness.eager && !liveness.eager);
+}
+
+#[test]
+fn a_probe_keeps_host_scheme_path_and_headers() {
+    let text = SMALL.replace(
+        "hello:1",
+        "hello:1, probes: [{type: startup, httpGet: {host: other, port: 8443, path: a/b?c=d, scheme: https, \
+         httpHeaders: [{name: X-A, value: 'b c'}]}}]",
+    );
+    assert_eq!(warnings(&text), "");
+    let probes = effective_probes(&app(&text).template.containers[0], None, None);
+    let ask = Ask::Http {
+        host: Some("other".to_owned()),
+        port: 8443,
+        path: "/a/b?c=d".to_owned(),
+        https: true,
+        headers: vec![("X-A".to_owned(), "b c".to_owned())],
+    };
+    assert_eq!(probes[0].ask, ask);
+}
+
+#[test]
+fn a_command_takes_the_place_of_what_a_probe_asks_and_leaves_its_timing() {
+    let text = SMALL.replace(
+        "hello:1",
+        "hello:1, probes: [{type: liveness, tcpSocket: {port: 81}, periodSeconds: 7, failureThreshold: 9}]",
+    ) + "skerry: {probes: {main: {liveness: {exec: {command: [test, -e, /a]}}, startup: {exec: {command: [b]}}}}}\n";
+    assert_eq!(warnings(&text), "");
+    let template = app(&text).template;
+    let commands = template.extras.exec_probes.get("main");
+    let probes = effective_probes(&template.containers[0], commands, Some(80));
+    let command = |words: &[&str]| Ask::Exec {
+        command: words.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let shape: Vec<_> = probes
+        .iter()
+        .map(|probe| (probe.kind, probe.ask.clone(), probe.period.as_secs(), probe.failure_threshold))
+        .collect();
+    assert_eq!(
+        shape,
+        [
+            (ProbeKind::Startup, command(&["b"]), 10, 3),
+            (ProbeKind::Readiness, Ask::Tcp { host: None, port: 80 }, 5, 48),
+            (ProbeKind::Liveness, command(&["test", "-e", "/a"]), 7, 9),
+        ]
+    );
+    let timeouts: Vec<_> = probes.iter().map(|probe| (probe.timeout.as_secs(), probe.eager)).collect();
+    assert_eq!(timeouts, [(1, false), (5, true), (1, false)]);
+}
+
+#[test]
+fn an_exec_probe_of_an_unknown_container_is_refused_by_path() {
+    let probes = |name: &str| {
+        SMALL.to_owned() + &format!("skerry: {{probes: {{{name}: {{liveness: {{exec: {{command: [a]}}}}}}}}}}\n")
+    };
+    assert_eq!(
+        errors(&probes("mian")),
+        "9:25 skerry.probes.mian InvalidValue: the template has no container named \"mian\"; did you mean \"main\"?\n"
+    );
+    let init = probes("first").replace("containers:", "initContainers: [{name: first, image: a:1}]\n    containers:");
+    assert!(errors(&init).ends_with("no container named \"first\"; init containers have no probes\n"));
+    assert_eq!(warnings(&probes("main")), "");
 }
 
 #[test]

@@ -168,6 +168,24 @@ fn containers() {
     );
     broken(
         "hello:1",
+        "hello:1, probes: [{type: readiness, httpGet: {port: 65536, path: 'a b', scheme: ftp, host: 'a_b', httpHeaders: [{value: x}, {name: 'a b', value: y}]}, initialDelaySeconds: 61, successThreshold: 11}, {type: startup, tcpSocket: {}, successThreshold: 2, failureThreshold: 0, terminationGracePeriodSeconds: 3601}]",
+        &expect![[r#"
+            8:81 properties.template.containers[0].probes[0].httpGet.port InvalidValue: must lie between 1 and 65535, found "65536"
+            8:94 properties.template.containers[0].probes[0].httpGet.path InvalidValue: "a b" is not valid here: a path without white space
+            8:109 properties.template.containers[0].probes[0].httpGet.scheme InvalidValue: must be one of HTTP, HTTPS, found "ftp"
+            8:120 properties.template.containers[0].probes[0].httpGet.host InvalidValue: "a_b" is not valid here: a host name of labels and dots, without a wildcard
+            8:141 properties.template.containers[0].probes[0].httpGet.httpHeaders[0].name MissingValue: name is required: the header's name
+            8:160 properties.template.containers[0].probes[0].httpGet.httpHeaders[1].name InvalidValue: "a b" is not valid here: the name of an HTTP header
+            8:201 properties.template.containers[0].probes[0].initialDelaySeconds InvalidValue: must lie between 0 and 60, found "61"
+            8:223 properties.template.containers[0].probes[0].successThreshold InvalidValue: must lie between 1 and 10, found "11"
+            8:255 properties.template.containers[0].probes[1].tcpSocket.port MissingValue: port is required: the number of the port that is asked
+            8:277 properties.template.containers[0].probes[1].successThreshold InvalidValue: must be 1, found "2"
+            8:298 properties.template.containers[0].probes[1].failureThreshold InvalidValue: must lie between 1 and 100000, found "0"
+            8:332 properties.template.containers[0].probes[1].terminationGracePeriodSeconds InvalidValue: must lie between 0 and 3600, found "3601"
+        "#]],
+    );
+    broken(
+        "hello:1",
         "hello:1}\n    terminationGracePeriodSeconds: -1\n    scale: {minReplicas: 3, maxReplicas: 0, rules: [{name: a}, {name: b, http: {}, tcp: {}}]}\n    x: {",
         &expect![[r#"
             9:36 properties.template.terminationGracePeriodSeconds InvalidValue: must lie between 0 and 3600, found "-1"
@@ -207,7 +225,7 @@ fn jobs() {
         "{triggerType: Schedule, replicaTimeout: 0, scheduleTriggerConfig: {cronExpression: '@daily', parallelism: 0}}",
         &expect![[r#"
             3:58 properties.configuration.replicaTimeout InvalidValue: must be 1 or more, found "0"
-            3:101 properties.configuration.scheduleTriggerConfig.cronExpression InvalidValue: "@daily" is not valid here: five fields: minute, hour, day of the month, month, day of the week
+            3:101 properties.configuration.scheduleTriggerConfig.cronExpression InvalidValue: "@daily" is not valid here: five fields: minute 0-59, hour 0-23, day of the month 1-31, month 1-12, day of the week 0-7
             3:124 properties.configuration.scheduleTriggerConfig.parallelism InvalidValue: must lie between 1 and 100000, found "0"
         "#]],
     );
@@ -241,11 +259,20 @@ fn the_skerry_block() {
             "{updateWindow: {cron: '0 2 * *', durationMinutes: 0}, devices: [{hostPath: ttyUSB0, permissions: x}], probes: {main: {liveness: {tcpSocket: {}}}}}",
         ),
         &expect![[r#"
-            3:31 skerry.updateWindow.cron InvalidValue: "0 2 * *" is not valid here: five fields: minute, hour, day of the month, month, day of the week
+            3:31 skerry.updateWindow.cron InvalidValue: "0 2 * *" is not valid here: five fields: minute 0-59, hour 0-23, day of the month 1-31, month 1-12, day of the week 0-7
             3:59 skerry.updateWindow.durationMinutes InvalidValue: must lie between 1 and 10080, found "0"
             3:84 skerry.devices[0].hostPath InvalidValue: "ttyUSB0" is not valid here: an absolute path without '..'
             3:106 skerry.devices[0].permissions InvalidValue: "x" is not valid here: some of r, w and m
             3:137 skerry.probes.main.liveness.exec MissingValue: exec is required: a probe of this block runs a command
+        "#]],
+    );
+    broken(
+        "name: hello",
+        &with("{capabilities: {add: [cap_net_admin, ALL, NET], drop: [all, chown, nothing]}}"),
+        &expect![[r#"
+            3:46 skerry.capabilities.add[1] InvalidValue: "ALL" is not valid here: the name of one capability, such as NET_ADMIN
+            3:51 skerry.capabilities.add[2] InvalidValue: "NET" is not valid here: the name of one capability, such as NET_ADMIN
+            3:76 skerry.capabilities.drop[2] InvalidValue: "nothing" is not valid here: the name of a capability, such as CHOWN, or ALL
         "#]],
     );
 }

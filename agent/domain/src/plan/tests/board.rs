@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::allowances::Allowances;
 use crate::intake::{self, Incoming, Verdict};
-use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName, WallTime};
 use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, World, plan};
 use crate::probe::{Health, HealthReport};
 use crate::reason::Reason;
@@ -20,6 +20,7 @@ use crate::route::RouteTable;
 use crate::state::{AppRecord, State};
 use crate::status::{Phase, Source};
 use crate::view::{self, Scene};
+use crate::window::Zones;
 
 /// The most replicas that a document of these tests asks for.
 pub(super) const MOST_REPLICAS: u32 = 3;
@@ -56,6 +57,7 @@ pub(super) struct Board {
     now: Moment,
     pending: Vec<Action>,
     boots: u32,
+    zones: Zones,
     documents: u64,
     last: Plan,
 }
@@ -84,6 +86,7 @@ impl Board {
             now: Moment::default(),
             pending: Vec::new(),
             boots: 0,
+            zones: Zones::default(),
             documents: 0,
             last: Plan::default(),
         }
@@ -202,7 +205,7 @@ impl Board {
                             .insert(order.replica.clone(), Doing::Starting(Arc::clone(order))),
                     );
                 }
-                Action::Restart(order, _) => {
+                Action::Restart(order, ..) => {
                     // The record of a container is made anew, and a look may fall between.
                     if dice.roll(2) == 0 {
                         self.observed.remove(&order.replica);
@@ -238,6 +241,8 @@ impl Board {
         let (state, memory) = (&self.state, &mut self.memory);
         let world = World {
             now: self.now,
+            wall: WallTime(self.now.0),
+            zones: &self.zones,
             observed: &self.observed,
             namespaces: &self.namespaces,
             health: &self.health,
@@ -276,6 +281,8 @@ impl Board {
     fn world(&self) -> World<'_> {
         World {
             now: self.now,
+            wall: WallTime(self.now.0),
+            zones: &self.zones,
             observed: &self.observed,
             namespaces: &self.namespaces,
             health: &self.health,
@@ -335,7 +342,7 @@ impl Board {
                     self.memory.started(&order.revision);
                 }
             }
-            Action::Restart(order, container) => {
+            Action::Restart(order, container, _) => {
                 self.doing.remove(&order.replica);
                 self.memory.restarted(&order.replica, &container, fails.then(trouble), self.now);
                 if !fails {
