@@ -1,6 +1,7 @@
 //! What an agent knows, and how its loop goes round. All but the state is lost with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -8,7 +9,7 @@ use super::board::Time;
 use super::run::{Checked, Event, Run, Sighting, broken};
 use super::script::Point;
 use crate::allowances::Allowances;
-use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
+use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName, WallTime};
 use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan};
 use crate::probe::{Health, ProbePlan};
 use crate::reason::Reason;
@@ -16,6 +17,10 @@ use crate::replica::{ObservedReplica, Trouble};
 use crate::route::RouteTable;
 use crate::state::State;
 use crate::view::{self, Scene};
+use crate::window::Zones;
+
+/// The date at which every run begins: 23 November 2026.
+const DATE: Duration = Duration::from_secs(1_795_392_000);
 
 /// More steps in a row than a state can take.
 const MOST_STEPS: u32 = 20;
@@ -30,6 +35,7 @@ pub(super) struct Agent {
     /// As it is stored.
     pub(super) state: State,
     pub(super) settings: Settings,
+    zones: Zones,
     pub(super) memory: Memory,
     pub(super) doing: BTreeMap<ReplicaName, Doing>,
     /// Starts that were told that nobody waits for them any more.
@@ -82,6 +88,7 @@ impl Agent {
                     ..Allowances::default()
                 },
             },
+            zones: Zones::default(),
             memory: Memory::new(ticket),
             doing: BTreeMap::new(),
             given_up: BTreeSet::new(),
@@ -123,6 +130,8 @@ impl Run {
         let agent = &self.agent;
         World {
             now: self.board.moment(now),
+            wall: WallTime(DATE + Duration::from_millis(now)),
+            zones: &agent.zones,
             observed: &agent.sight.replicas,
             namespaces: &agent.sight.namespaces,
             health: &agent.health,

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::document::{AppDocument, Device, Document, RevisionsMode, UpdateStrategy};
+use crate::document::{AppDocument, Device, Document, RevisionsMode, UpdateStrategy, UpdateWindow};
 use crate::intake;
 use crate::model::{AppName, EnvironmentName};
 
@@ -79,6 +79,8 @@ pub(super) struct Ask {
     pub(super) lab: bool,
     pub(super) deadline: u32,
     pub(super) probation: u32,
+    /// A switch waits for a window that opens every ten minutes for two.
+    pub(super) window: bool,
     pub(super) force: bool,
     pub(super) absent: bool,
 }
@@ -139,6 +141,11 @@ impl Ask {
         block.force = self.force;
         block.ready_deadline_secs = self.deadline;
         block.probation_secs = self.probation;
+        block.update_window = self.window.then(|| UpdateWindow {
+            cron: "*/10 * * * *".to_owned(),
+            duration_minutes: 2,
+            time_zone: "UTC".to_owned(),
+        });
         if self.recreate {
             block.update_strategy = UpdateStrategy::Recreate;
         }

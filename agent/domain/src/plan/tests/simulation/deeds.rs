@@ -29,7 +29,7 @@ impl Run {
             Action::Start(order) => {
                 doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(order)));
             }
-            Action::Restart(order, _) => {
+            Action::Restart(order, ..) => {
                 doing.insert(order.replica.clone(), Doing::Restarting(Arc::clone(order)));
             }
             Action::Stop(replica, _) => {
@@ -55,8 +55,9 @@ impl Run {
                 self.soon(after, Event::Fetched(order));
             }
             Action::Start(order) => self.begin_start(order),
-            Action::Restart(order, container) => {
-                let after = self.dice.span(1, 300);
+            Action::Restart(order, container, grace) => {
+                let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
+                let after = 1 + self.dice.span(0, 300).min(grace);
                 self.soon(after, Event::Halves(order, container));
             }
             Action::Stop(replica, grace) => self.begin_stop(replica, grace),
@@ -377,7 +378,7 @@ fn short(action: &Action) -> String {
     match action {
         Action::Fetch(order) => format!("fetch {}", order.revision),
         Action::Start(order) => format!("start {} at {}", order.replica, order.place.address),
-        Action::Restart(order, container) => format!("restart {container} of {}", order.replica),
+        Action::Restart(order, container, _) => format!("restart {container} of {}", order.replica),
         Action::Stop(replica, grace) => format!("stop {replica} within {grace:?}"),
         Action::Survey(app, replicas) => format!("survey for {app}: {replicas:?}"),
     }

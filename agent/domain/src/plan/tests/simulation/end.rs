@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::asks::Fate;
-use super::rules::{asked, is_single};
+use super::rules::{asked, is_single, kept};
 use super::run::{Checked, Run, broken};
 use crate::model::{AppName, RevisionName};
 use crate::state::{AppRecord, RevisionRecord};
@@ -23,7 +23,7 @@ impl Run {
             let status = view::app_status(record, scene);
             for told in &status.revisions {
                 let revision = record.revisions.iter().find(|one| one.name == told.name);
-                let wanted = revision.map_or(0, |revision| asked(record, revision));
+                let wanted = revision.map_or(0, |revision| kept(record, revision));
                 if told.active && told.ready_replicas < wanted && told.reason.is_none() {
                     let details = format!("{}: {told:?}", told.name);
                     return broken("not as asked for, and no reason why", details);

@@ -1,14 +1,16 @@
 //! What happens: how each event changes the board and the agent.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::asks::{Ask, app_name};
 use super::board::{NEVER, Time};
 use super::run::{Checked, Event, Run};
 use super::script::{Fall, Happening, Power, Verb};
 use crate::document::TrafficEntry;
 use crate::intake::{self, Incoming, Verdict};
-use crate::model::ReplicaName;
+use crate::model::{EnvironmentName, ReplicaName};
 use crate::plan::Memory;
-use crate::probe::Health;
+use crate::probe::{Health, ProbeFailure, ProbeKind};
 use crate::replica::ContainerState;
 use crate::state::AppRecord;
 use crate::status::Source;
@@ -74,10 +76,10 @@ impl Run {
         }
     }
 
-    fn settled(&mut self, wanted: &std::collections::BTreeSet<crate::model::EnvironmentName>) {
+    fn settled(&mut self, wanted: &BTreeSet<EnvironmentName>) {
         self.agent.nets.settling = false;
         let known = self.agent.nets.subnets.clone();
-        let mut subnets: std::collections::BTreeMap<_, _> =
+        let mut subnets: BTreeMap<_, _> =
             known.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
         for name in wanted {
             let taken: Vec<_> = subnets.values().copied().collect();
@@ -305,7 +307,8 @@ impl Run {
             epoch,
             started: ready,
             ready,
-            failure: (!ready).then(|| "no answer".to_owned()),
+            failure: (!ready).then(no_answer),
+            graces: BTreeMap::new(),
             unhealthy: if condemned { vec!["main".to_owned()] } else { Vec::new() },
         };
         self.agent.health.insert(name.clone(), health);
@@ -314,6 +317,12 @@ impl Run {
             self.soon(next - self.now + late, Event::Probes(name.clone(), epoch));
         }
     }
+}
+
+fn no_answer() -> ProbeFailure {
+    let text = "no answer".to_owned();
+    let (kind, container) = (ProbeKind::Readiness, "main".to_owned());
+    ProbeFailure { kind, container, text, refused: false, port: None }
 }
 
 fn word<R>(verdict: &Verdict<R>) -> String {

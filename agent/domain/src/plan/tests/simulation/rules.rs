@@ -52,7 +52,7 @@ fn is_recreated(record: &AppRecord, revision: &RevisionRecord) -> bool {
 }
 
 /// How many replicas a revision must keep while others are on their way.
-fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+pub(super) fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let asked = asked(record, revision);
     if !is_single(record) || revision.phase != Phase::Committed {
         return asked;
@@ -189,7 +189,7 @@ impl Run {
                         self.check_alone(record, &order.replica, &order.revision)?;
                     }
                 }
-                Action::Restart(order, container) => {
+                Action::Restart(order, container, _) => {
                     self.check_restart(&fleet, &order.replica, container)?;
                 }
                 Action::Stop(name, _) => self.check_stop(&fleet, name, &stops)?,
@@ -220,7 +220,7 @@ impl Run {
                     let known = agent.sight.replicas.contains_key(&order.replica);
                     (&order.replica, known || agent.doing.contains_key(&order.replica))
                 }
-                Action::Restart(order, _) => {
+                Action::Restart(order, ..) => {
                     (&order.replica, agent.doing.contains_key(&order.replica))
                 }
                 Action::Stop(name, _) => {
@@ -355,6 +355,9 @@ impl Run {
             && kept().filter(|one| one.ready).count() < wanted
         {
             return broken("stops one from before a restart too early", name.to_string());
+        }
+        if !current && revision.refetch && !revision.images.is_empty() {
+            return broken("stops before its successor can start", name.to_string());
         }
         if current && kept().count() < wanted {
             return broken("stops what runs as it should", name.to_string());

@@ -216,6 +216,7 @@ fn first(dice: &mut Dice) -> Ask {
         lab: dice.once_in(6),
         deadline: dice.pick(&[20, 60, 600]).unwrap_or(600),
         probation: dice.pick(&[0, 5, 60]).unwrap_or(60),
+        window: dice.once_in(12),
         force: false,
         absent: false,
     };
@@ -259,7 +260,7 @@ fn fate(dice: &mut Dice) -> Fate {
 /// The next document of an app: most often the same with one thing changed.
 fn change(dice: &mut Dice, known: &Ask) -> Ask {
     let mut ask = known.clone();
-    ask.force = false;
+    ask.force = dice.once_in(8);
     ask.absent = false;
     match dice.roll(16) {
         0..=6 => {
@@ -276,7 +277,7 @@ fn change(dice: &mut Dice, known: &Ask) -> Ask {
             ask.replicas = 1;
         }
         13 => ask.absent = true,
-        14 => ask.force = true,
+        14 => ask.window = !ask.window,
         15 => ask.grace = dice.pick(&[None, Some(0), Some(2)]).flatten(),
         _ => ask.sidecar = !ask.sidecar,
     }
