@@ -293,6 +293,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     async fn round(&mut self) -> Moment {
         self.almanac.refresh(&self.state, self.clock.now()).await;
         let mut plan = self.plan();
+        // Before the first look there is nothing to decide by: what nobody saw yet is no reason to roll back.
+        let blind = self.rounds == 0 && self.sight.sequence <= 1 && self.sight.looking;
+        if blind {
+            plan.steps.clear();
+        }
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {
             if let Err(error) = self.take_steps(std::mem::take(&mut plan.steps)).await {
@@ -309,8 +314,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.reports.runtime.mark_unchanged();
             self.look();
         }
-        if self.rounds == 0 && self.sight.sequence <= 1 && self.sight.looking {
-            // Before the first look there is nothing to decide by.
+        if blind {
             return now.after(RESYNC);
         }
         self.rounds += 1;

@@ -166,7 +166,10 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     }
     stop_strays(state, world, &mut plan);
     for record in state.apps.values() {
-        for revision in &record.revisions {
+        // What goes makes room for what comes, and that in the same plan: nothing may call for another for a while.
+        let comes = |revision: &&RevisionRecord| 0 < rollout::allowed(record, revision);
+        let (come, go): (Vec<_>, Vec<_>) = record.revisions.iter().partition(comes);
+        for revision in go.into_iter().chain(come) {
             order_revision(record, revision, &fleet, world, memory, &mut plan);
         }
     }
@@ -260,7 +263,7 @@ fn order_revision(
     let count = count(&current);
     let ready = count_of(current.iter().filter(|replica| replica.ready));
     // Those from before a restart serve until their successors do, or stop first where they must.
-    if allowed <= ready || rollout::stops_first(record, revision) {
+    if allowed <= ready || rollout::stops_first(record, revision) && !fetch {
         stop_surplus(revision, outdated, 0, plan);
     } else {
         restart_all(record, revision, &outdated, world, memory, plan);

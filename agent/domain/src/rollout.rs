@@ -182,7 +182,9 @@ pub fn allowed(record: &AppRecord, revision: &RevisionRecord) -> u32 {
 /// As many as the one before it has, within its own bounds (features 3, "Ready").
 fn target(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let wanted = record.wanted_of(revision).count();
-    if wanted == 0 || record.mode() != RevisionsMode::Single {
+    // A device is held by one: more of them could never become ready.
+    let alone = !revision.template.extras.devices.is_empty();
+    if wanted == 0 || alone || record.mode() != RevisionsMode::Single {
         return wanted;
     }
     let before = record.serving().filter(|serving| serving.name != revision.name);

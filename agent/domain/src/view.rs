@@ -29,7 +29,10 @@ pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
                         address: replica.address,
                         probes: replica_probes(record, revision),
                         epoch: u64::from(replica.restart_count),
-                        adopted: replica.adopted && replica.restart_count == 0,
+                        // One that was never ready was not ready either when the agent went away.
+                        adopted: replica.adopted
+                            && replica.restart_count == 0
+                            && revision.was_ready,
                     };
                     plan.insert(replica.name.clone(), target);
                 }
