@@ -91,7 +91,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     }
     over.store(true, Ordering::SeqCst);
     assert_eq!(strays.load(Ordering::SeqCst), 0);
-    assert!(usize::from(ROUNDS) < requests.load(Ordering::SeqCst), "hardly anything was requests");
+    assert!(usize::from(ROUNDS) < requests.load(Ordering::SeqCst), "hardly anything was asked");
 }
 
 #[tokio::test]
