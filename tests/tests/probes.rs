@@ -177,7 +177,8 @@ fn a_command_decides_over_readiness_and_life() -> Result<()> {
     await_restarts(&stage, "ordered", 1)?;
     let status = stage.control.await_status("ordered", |_| true)?;
     let history = stage.control.history("apps/ordered/status");
-    let told = history.iter().any(|status| status.json().to_string().contains("exit code 7: I die"));
+    let told =
+        history.iter().any(|status| status.json().to_string().contains("exit code 7: I die"));
     ensure!(told, "no status tells the last words of the command");
     let warnings = status["warnings"].to_string();
     ensure!(!warnings.contains("probes"), "{warnings}");
@@ -206,7 +207,9 @@ fn https_server(address: Ipv4Addr) -> Result<(u16, std::sync::mpsc::Receiver<Str
     let (heads, received) = std::sync::mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let Ok(mut connection) = rustls::ServerConnection::new(Arc::clone(&config)) else { return };
+            let Ok(mut connection) = rustls::ServerConnection::new(Arc::clone(&config)) else {
+                return;
+            };
             let mut stream = stream;
             let _ = stream.set_read_timeout(Some(SHORT));
             let mut tls = rustls::Stream::new(&mut connection, &mut stream);
@@ -239,7 +242,10 @@ fn a_probe_with_a_host_asks_it_from_the_apps_own_network() -> Result<()> {
     stage.control.await_running("worldly")?;
     let head = heads.recv_timeout(SHORT)?;
     ensure!(head.starts_with("GET /up?x=1 HTTP/1.1\r\n"), "{head}");
-    ensure!(head.contains("x-probe: one two\r\n") && head.contains("host: other.example\r\n"), "{head}");
+    ensure!(
+        head.contains("x-probe: one two\r\n") && head.contains("host: other.example\r\n"),
+        "{head}"
+    );
 
     // Its own loopback, and a name that the environment's name server knows.
     let own = json!({ "httpGet": { "host": "localhost", "port": 8080, "path": "/ready" } });
@@ -248,10 +254,10 @@ fn a_probe_with_a_host_asks_it_from_the_apps_own_network() -> Result<()> {
     let friend = json!({ "httpGet": { "host": "homely", "port": 80, "path": "/ready" } });
     stage.control.desire("friendly", probed("Readiness", &friend))?;
     stage.control.await_running("friendly")?;
-    let stranger = json!({ "tcpSocket": { "host": "nobody", "port": 80 } });
+    let nobody = format!("nobody.default.{}.internal", stage.board.device());
+    let stranger = json!({ "tcpSocket": { "host": nobody, "port": 80 }, "timeoutSeconds": 5 });
+    let told = format!("Readiness tcp {nobody}:80: {nobody} has no address");
     stage.control.desire("lonely", probed("Readiness", &stranger))?;
-    stage.control.await_status("lonely", |status| {
-        status.to_string().contains("Readiness tcp nobody:80: nobody has no address")
-    })?;
+    stage.control.await_status("lonely", |status| status.to_string().contains(&told))?;
     stage.control.remove("lonely")
 }

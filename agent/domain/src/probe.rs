@@ -98,7 +98,9 @@ impl Ask {
     fn own_port(&self) -> Option<u16> {
         match self {
             Self::Tcp { host: None, port } | Self::Http { host: None, port, .. } => Some(*port),
-            Self::Tcp { host: Some(_), .. } | Self::Http { host: Some(_), .. } | Self::Exec { .. } => None,
+            Self::Tcp { host: Some(_), .. }
+            | Self::Http { host: Some(_), .. }
+            | Self::Exec { .. } => None,
         }
     }
 }

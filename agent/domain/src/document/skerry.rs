@@ -164,7 +164,12 @@ pub(super) fn check_probes(top: &Fields<'_>, extras: &Extras, template: &Templat
         };
         let at = position(top, ["skerry", "probes", name]);
         let message = format!("the template has no container named {}{hint}", quoted(name));
-        top.found.error(top.at(&format!("skerry.probes.{name}")), at, Reason::InvalidValue, message);
+        top.found.error(
+            top.at(&format!("skerry.probes.{name}")),
+            at,
+            Reason::InvalidValue,
+            message,
+        );
     }
 }
 

@@ -158,7 +158,8 @@ fn a_failing_liveness_probe_names_its_container_and_what_it_got() {
 #[test]
 fn what_was_refused_and_by_whom_is_a_fact_of_the_failure() {
     let got = |ask: Ask, refused: bool| {
-        let mut checkup = Checkup::new(target(&[Probe { ask, ..probe(ProbeKind::Liveness) }]), at(0));
+        let mut checkup =
+            Checkup::new(target(&[Probe { ask, ..probe(ProbeKind::Liveness) }]), at(0));
         checkup.due(at(0));
         checkup.answer(0, Answer::Bad { got: "no".to_owned(), refused }, at(0));
         checkup.health().failure.unwrap()

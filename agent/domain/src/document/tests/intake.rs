@@ -258,7 +258,9 @@ fn a_command_takes_the_place_of_what_a_probe_asks_and_leaves_its_timing() {
     };
     let shape: Vec<_> = probes
         .iter()
-        .map(|probe| (probe.kind, probe.ask.clone(), probe.period.as_secs(), probe.failure_threshold))
+        .map(|probe| {
+            (probe.kind, probe.ask.clone(), probe.period.as_secs(), probe.failure_threshold)
+        })
         .collect();
     assert_eq!(
         shape,
@@ -268,21 +270,26 @@ fn a_command_takes_the_place_of_what_a_probe_asks_and_leaves_its_timing() {
             (ProbeKind::Liveness, command(&["test", "-e", "/a"]), 7, 9),
         ]
     );
-    let timeouts: Vec<_> = probes.iter().map(|probe| (probe.timeout.as_secs(), probe.eager)).collect();
+    let timeouts: Vec<_> =
+        probes.iter().map(|probe| (probe.timeout.as_secs(), probe.eager)).collect();
     assert_eq!(timeouts, [(1, false), (5, true), (1, false)]);
 }
 
 #[test]
 fn an_exec_probe_of_an_unknown_container_is_refused_by_path() {
     let probes = |name: &str| {
-        SMALL.to_owned() + &format!("skerry: {{probes: {{{name}: {{liveness: {{exec: {{command: [a]}}}}}}}}}}\n")
+        SMALL.to_owned()
+            + &format!("skerry: {{probes: {{{name}: {{liveness: {{exec: {{command: [a]}}}}}}}}}}\n")
     };
     assert_eq!(
         errors(&probes("mian")),
         "9:25 skerry.probes.mian InvalidValue: the template has no container named \"mian\"; did you mean \"main\"?\n"
     );
-    let init = probes("first").replace("containers:", "initContainers: [{name: first, image: a:1}]\n    containers:");
-    assert!(errors(&init).ends_with("no container named \"first\"; init containers have no probes\n"));
+    let init = probes("first")
+        .replace("containers:", "initContainers: [{name: first, image: a:1}]\n    containers:");
+    assert!(
+        errors(&init).ends_with("no container named \"first\"; init containers have no probes\n")
+    );
     assert_eq!(warnings(&probes("main")), "");
 }
 
