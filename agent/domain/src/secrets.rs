@@ -175,3 +175,6 @@ pub fn missing(record: &AppRecord, document: &AppDocument, template: &Template) 
     }
     missing
 }
+
+#[cfg(test)]
+mod tests;

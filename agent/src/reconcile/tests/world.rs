@@ -11,8 +11,8 @@ use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
-    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Survey,
-    Trouble,
+    ContainerState, FetchOrder, ObservedReplica, Place, ReplicaOrder, ResolvedImage, Secret,
+    Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, Source};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tracing::info_span;
 
 use crate::clock::{Clock, ZoneFiles};
-use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, KnownSecret, Refusal, Request, Run, Subject};
 use crate::keys::Keys;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
@@ -59,6 +59,10 @@ pub(super) struct World {
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
     pub(super) survey: Survey,
+    /// The secrets that the latest replica was given.
+    pub(super) given: BTreeMap<String, Secret>,
+    /// Values that the store could not open.
+    pub(super) lost_secrets: Vec<(String, String)>,
     boot: u32,
 }
 
@@ -126,6 +130,7 @@ impl Runtime for Shared {
 
     async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.reach().await?;
+        self.lock().given.clone_from(&order.secrets);
         let containers = order.template.containers.iter();
         let replica = ObservedReplica {
             app: order.app.clone(),
@@ -239,6 +244,7 @@ pub(super) struct Board {
     tasks: Tasks,
     pulse: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    public_key: String,
 }
 
 impl Board {
@@ -253,9 +259,9 @@ impl Board {
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
         let tasks = Tasks::default();
-        let (state, boot) = {
+        let (state, boot, lost_secrets) = {
             let world = shared.lock();
-            (world.stored.clone(), world.boot)
+            (world.stored.clone(), world.boot, world.lost_secrets.clone())
         };
         let settings = Settings {
             device: "pi-1".to_owned(),
@@ -267,12 +273,13 @@ impl Board {
         };
         let keys = tempfile::tempdir().unwrap();
         let keys = Keys::load(keys.path(), None).unwrap();
+        let public_key = keys.device.public();
         let reconciler = Reconciler::new(Parts {
             device_key: Arc::new(keys.device),
             runtime: shared.clone(),
             network: shared.clone(),
             store: shared.clone(),
-            loaded: Loaded { state, ..Loaded::default() },
+            loaded: Loaded { state, lost_secrets, ..Loaded::default() },
             clock: Clock::default(),
             zone_files: ZoneFiles::of_the_board(),
             settings,
@@ -295,7 +302,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held }
+        Self { shared, inbox, published, tasks, pulse, held, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -370,6 +377,36 @@ impl Board {
         self.ask(|reply| Request::Run { app, run, reply }).await
     }
 
+    pub(super) async fn set_secret(
+        &self,
+        app: &str,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let (app, name) = (app.parse().unwrap(), name.to_owned());
+        let value = value.map(|value| Secret(value.to_owned()));
+        self.ask(|reply| Request::Secret { app, name, value, reply }).await
+    }
+
+    pub(super) async fn secrets(&self, app: &str) -> Vec<KnownSecret> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::Secrets { app, reply }).await.unwrap()
+    }
+
+    /// What values may be sealed with for this board.
+    pub(super) fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
+    /// Everything that is published, as text.
+    pub(super) fn said(&self) -> String {
+        format!("{:?}", self.published)
+    }
+
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        self.published.device.borrow().troubles.clone()
+    }
+
     pub(super) async fn send_job(&self, job: &str, document: &str) -> Result<Accepted, Refusal> {
         self.document(Source::Mqtt, Subject::Job(job.to_owned()), document, false).await
     }
@@ -411,6 +448,11 @@ impl Board {
         }
         let last = self.published.statuses.borrow().apps.get(app).cloned();
         panic!("waited in vain; the last status: {last:#?}")
+    }
+
+    pub(super) async fn until_no_trouble(&mut self) {
+        let level = self.published.device.wait_for(|device| device.troubles.is_empty());
+        timeout(PATIENCE, level).await.expect("quiet in time").expect("the loop runs");
     }
 
     pub(super) async fn until_removed(&mut self, app: &str) {
