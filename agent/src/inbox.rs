@@ -2,6 +2,8 @@
 //!
 //! Each request carries the door its answer goes out by. An answer of `Ok` means that what was asked is durable.
 
+use std::fmt;
+
 use bytes::Bytes;
 use domain::document::Finding;
 use domain::document::TrafficEntry;
@@ -20,7 +22,6 @@ pub type Inbox = mpsc::Sender<Request>;
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// What the loop is asked.
-#[derive(Debug)]
 pub enum Request {
     /// A document, as received. Empty payloads are allowed: they mean `DesiredCleared`.
     Document {
@@ -124,6 +125,25 @@ pub enum Request {
         /// Their numbers.
         events: Vec<u64>,
     },
+}
+
+/// The kind alone: documents come in here with the values of their secrets.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Document { .. } => "Document",
+            Self::Scale { .. } => "Scale",
+            Self::Delete { .. } => "Delete",
+            Self::Run { .. } => "Run",
+            Self::Revision { .. } => "Revision",
+            Self::Traffic { .. } => "Traffic",
+            Self::Secret { .. } => "Secret",
+            Self::Secrets { .. } => "Secrets",
+            Self::Connecting { .. } => "Connecting",
+            Self::ImagesChanged => "ImagesChanged",
+            Self::Delivered { .. } => "Delivered",
+        })
+    }
 }
 
 /// What is done to a revision.

@@ -176,3 +176,6 @@ pub fn missing(record: &AppRecord, document: &AppDocument, template: &Template) 
     }
     missing
 }
+
+#[cfg(test)]
+mod tests;

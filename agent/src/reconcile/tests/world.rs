@@ -12,7 +12,7 @@ use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
     ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
-    StoragePlace, Survey, Trouble,
+    Secret, StoragePlace, Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, EnvironmentStatus, Source};
@@ -25,7 +25,7 @@ use tracing::info_span;
 
 use crate::clock::{Clock, ZoneFiles};
 use crate::drain::Drain;
-use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, KnownSecret, Refusal, Request, Run, Subject};
 use crate::keys::Keys;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
@@ -70,6 +70,10 @@ pub(super) struct World {
     pub(super) open: bool,
     /// When each replica was told to stop.
     pub(super) stops: BTreeMap<ReplicaName, Instant>,
+    /// The secrets that the latest replica was given.
+    pub(super) given: BTreeMap<String, Secret>,
+    /// Values that the store could not open.
+    pub(super) lost_secrets: Vec<(String, String)>,
     boot: u32,
 }
 
@@ -141,6 +145,7 @@ impl Runtime for Shared {
             return Err(RuntimeError::Failed(trouble));
         }
         self.lock().storages.clone_from(&order.storages);
+        self.lock().given.clone_from(&order.secrets);
         let containers = order.template.containers.iter();
         let replica = ObservedReplica {
             app: order.app.clone(),
@@ -281,6 +286,7 @@ pub(super) struct Board {
     tasks: Tasks,
     pulse: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    public_key: String,
 }
 
 impl Board {
@@ -295,9 +301,9 @@ impl Board {
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
         let tasks = Tasks::default();
-        let (state, boot) = {
+        let (state, boot, lost_secrets) = {
             let world = shared.lock();
-            (world.stored.clone(), world.boot)
+            (world.stored.clone(), world.boot, world.lost_secrets.clone())
         };
         let settings = Settings {
             device: "pi-1".to_owned(),
@@ -312,13 +318,14 @@ impl Board {
         };
         let keys = tempfile::tempdir().unwrap();
         let keys = Keys::load(keys.path(), None).unwrap();
+        let public_key = keys.device.public();
         let reconciler = Reconciler::new(Parts {
             device_key: Arc::new(keys.device),
             runtime: shared.clone(),
             network: shared.clone(),
             drain: Arc::new(shared.clone()),
             store: shared.clone(),
-            loaded: Loaded { state, ..Loaded::default() },
+            loaded: Loaded { state, lost_secrets, ..Loaded::default() },
             clock: Clock::default(),
             zone_files: ZoneFiles::of_the_board(),
             settings,
@@ -341,7 +348,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held }
+        Self { shared, inbox, published, tasks, pulse, held, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -414,6 +421,36 @@ impl Board {
     pub(super) async fn run(&self, app: &str, run: Run) -> Result<(), Refusal> {
         let app = app.parse().unwrap();
         self.ask(|reply| Request::Run { app, run, reply }).await
+    }
+
+    pub(super) async fn set_secret(
+        &self,
+        app: &str,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let (app, name) = (app.parse().unwrap(), name.to_owned());
+        let value = value.map(|value| Secret(value.to_owned()));
+        self.ask(|reply| Request::Secret { app, name, value, reply }).await
+    }
+
+    pub(super) async fn secrets(&self, app: &str) -> Vec<KnownSecret> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::Secrets { app, reply }).await.unwrap()
+    }
+
+    /// What values may be sealed with for this board.
+    pub(super) fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
+    /// Everything that is published, as text.
+    pub(super) fn said(&self) -> String {
+        format!("{:?}", self.published)
+    }
+
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        self.published.device.borrow().troubles.clone()
     }
 
     pub(super) async fn send_job(&self, job: &str, document: &str) -> Result<Accepted, Refusal> {
@@ -489,6 +526,11 @@ impl Board {
         }
         let last = self.published.statuses.borrow().apps.get(app).cloned();
         panic!("waited in vain; the last status: {last:#?}")
+    }
+
+    pub(super) async fn until_no_trouble(&mut self) {
+        let level = self.published.device.wait_for(|device| device.troubles.is_empty());
+        timeout(PATIENCE, level).await.expect("quiet in time").expect("the loop runs");
     }
 
     pub(super) async fn until_removed(&mut self, app: &str) {
