@@ -134,6 +134,7 @@ impl Run {
             zones: &agent.zones,
             observed: &agent.sight.replicas,
             namespaces: &agent.sight.namespaces,
+            environments: &agent.state.environments,
             health: &agent.health,
             doing: &agent.doing,
             fetching: &agent.fetching,
