@@ -95,6 +95,7 @@ fn help_names_every_command() {
           start        Start an app that was stopped
           stop         Stop an app and keep its definition
           scale        Set or clear an app's scale target
+          secret       Set, list or remove the values of an app's secrets
           status       Show the state of the device
           completions  Print a completion script
 
@@ -234,7 +235,7 @@ async fn json_is_what_stands_on_mqtt() {
 #[tokio::test]
 async fn an_explanation_says_what_is_wrong_and_what_to_do() {
     check("explain hello", expect![[r#"
-        hello is Progressing, 2 of 3 replicas ready, 100 % of the traffic on hello--0000001
+        hello is Progressing, 2 of 3 replicas ready, 100 % of the traffic on hello--0000001; hello--0000002 is starting (ProbeFailed)
         hello--0000002: ProbeFailed: A probe does not succeed. (GET :8080/ answered 500)
         hint: Read the details: the probe and what it got
         hello--0000002-abcde: CrashLoopBackOff: The container exits again and again; the next start waits. (container main exited with code 1  [2J)
@@ -505,6 +506,7 @@ async fn the_device_is_told_with_its_troubles() {
         tags           site=berlin
         agent          0.1.0 on ARCH
         control plane  mqtts://broker:8883, connected (epoch 12)
+        public key     a2V5
         apps           2, 0 running
         trouble        the chain FORWARD drops (ForwardBlocked)
         hint           Allow forwarding for the interfaces sk-*

@@ -22,7 +22,7 @@ async fn runs(board: &mut Board, revisions: usize) {
         .until("hello", |status| {
             status.running_status == RunningStatus::Running
                 && status.revisions.len() == revisions
-                && status.revisions[0].ready_replicas == 1
+                && status.revisions[0].phase == Phase::Committed
         })
         .await;
 }
