@@ -99,6 +99,7 @@ fn help_names_every_command() {
           start        Start an app that was stopped
           stop         Stop an app and keep its definition
           scale        Set or clear an app's scale target
+          secret       Set, list or remove the values of an app's secrets
           status       Show the state of the device
           completions  Print a completion script
 
@@ -499,6 +500,7 @@ async fn the_device_is_told_with_its_troubles() {
         tags           site=berlin
         agent          0.1.0 on ARCH
         control plane  mqtts://broker:8883, connected (epoch 12)
+        public key     a2V5
         apps           2, 0 running
         trouble        the chain FORWARD drops (ForwardBlocked)
         hint           Allow forwarding for the interfaces sk-*
