@@ -35,7 +35,10 @@ fn a_document_has_a_status_and_a_refused_one_says_where_and_why() -> Result<()> 
     let listed = stage.board.cli(["environments"])?;
     ensure!(listed.contains("shop") && listed.contains("data"), "{listed}");
 
-    control.publish("environments/shop/desired", environment(&json!([{ "name": "etc", "path": "/etc" }])))?;
+    control.publish(
+        "environments/shop/desired",
+        environment(&json!([{ "name": "etc", "path": "/etc" }])),
+    )?;
     let status = control.await_json(topic, SHORT, |status| tells(status, "StorageNotAllowed"))?;
     assert_eq!(status["error"]["path"], "properties.storages[0].path");
     assert_eq!(status["storages"], storages, "what was in force stays");
@@ -62,7 +65,8 @@ fn an_app_waits_for_its_storage_and_no_longer() -> Result<()> {
     control.await_json("apps/keeper/status", LONG, |status| {
         !tells(status, "the environment default does not have")
     })?;
-    let status = control.await_json("environments/default/status", SHORT, |status| status["apps"] == 1)?;
+    let status =
+        control.await_json("environments/default/status", SHORT, |status| status["apps"] == 1)?;
     assert_eq!(status["storages"][0]["reason"], "");
     Ok(())
 }

@@ -80,23 +80,24 @@ fn help_names_every_command() {
         Usage: skerry [OPTIONS] <COMMAND>
 
         Commands:
-          agent        Run the agent
-          check        Check a document without an agent
-          apply        Apply a document
-          delete       Remove an app
-          apps         List the apps
-          show         Show one app with its revisions and replicas
-          revisions    List an app's revisions
-          replicas     List an app's replicas
-          logs         Print what an app's containers wrote
-          events       Print the latest of what happened on the device
-          images       List or import images
-          explain      Say why an app is not as asked for, or what a reason means
-          start        Start an app that was stopped
-          stop         Stop an app and keep its definition
-          scale        Set or clear an app's scale target
-          status       Show the state of the device
-          completions  Print a completion script
+          agent         Run the agent
+          check         Check a document without an agent
+          apply         Apply a document
+          delete        Remove an app
+          apps          List the apps
+          show          Show one app with its revisions and replicas
+          revisions     List an app's revisions
+          replicas      List an app's replicas
+          logs          Print what an app's containers wrote
+          events        Print the latest of what happened on the device
+          environments  List the environments and their storages
+          images        List or import images
+          explain       Say why an app is not as asked for, or what a reason means
+          start         Start an app that was stopped
+          stop          Stop an app and keep its definition
+          scale         Set or clear an app's scale target
+          status        Show the state of the device
+          completions   Print a completion script
 
         Options:
               --socket <PATH>    The agent's socket [env: SKERRY_SOCKET] [default: /run/skerry/agent.sock]
@@ -219,8 +220,38 @@ async fn revisions_and_replicas_stand_in_columns() {
 
 #[tokio::test]
 async fn environments_stand_in_columns_with_their_storages() {
-    check("environments", expect![[""]]).await;
-    check("environments -o yaml", expect![[""]]).await;
+    check(
+        "environments",
+        expect![[r#"
+        ENVIRONMENT   APPS   STORAGES   SOURCE   UPDATED   REASON
+        default       2      data,etc   mqtt     3m        StorageNotAllowed
+    "#]],
+    )
+    .await;
+    check(
+        "environments -o yaml",
+        expect![[r#"
+        - environment: default
+          generation: "1"
+          digest: ""
+          source: mqtt
+          storages:
+          - name: data
+            reason: ""
+            details: /srv/data
+          - name: etc
+            reason: StorageNotAllowed
+            details: /etc
+          apps: 2
+          warnings: []
+          error:
+            path: ""
+            reason: ""
+            message: ""
+          updatedTime: "2023-11-14T22:13:20Z"
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -338,7 +369,8 @@ async fn a_document_is_applied_with_its_warnings_or_refused_with_every_finding()
               "reason": "NoMeaningHere",
               "message": "ignored"
             }
-          ]
+          ],
+          "kind": "app"
         }
     "#]]
     .assert_eq(&skerry(&agent.socket, &format!("{line} --force -o json")).await);
