@@ -1,12 +1,12 @@
 //! Containers as documents describe them: images from where they are, limits, variables, volumes, company, restarts.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use system_tests::{Board, Document, Image, LONG, Registry, SHORT, Shared, Stage, eventually};
+use system_tests::{
+    Board, Document, Image, LONG, Registry, SHORT, Shared, Stage, cgroup_file, eventually,
+};
 
 static STAGE: Shared<Stage> = Shared::new();
 
@@ -27,27 +27,6 @@ fn app() -> Document {
 /// What `app` answers at `path`, once it answers with 200.
 fn ask(stage: &Stage, app: &str, path: &str) -> Result<String> {
     Ok(stage.board.lan_client().await_status(app, path, 200)?.text())
-}
-
-/// The limit of a process, whichever version of cgroups the machine has.
-fn limit(pid: u32, controller: &str, v1: &str, v2: &str) -> Result<String> {
-    let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    for line in membership.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (names, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let file: PathBuf = match names {
-            "" => root.join(path.trim_start_matches('/')).join(v2),
-            names if names.split(',').any(|name| name == controller) => {
-                root.join(controller).join(path.trim_start_matches('/')).join(v1)
-            }
-            _ => continue,
-        };
-        if let Ok(text) = fs::read_to_string(file) {
-            return Ok(text.trim().to_owned());
-        }
-    }
-    anyhow::bail!("no limit of {controller} in {membership}")
 }
 
 #[test]
@@ -78,10 +57,10 @@ fn limits_are_set() -> Result<()> {
     stage.control.await_running("limited")?;
     let pids = stage.board.pids_of("limited")?;
     let pid = *pids.values().next().context("no process")?;
-    assert_eq!(limit(pid, "memory", "memory.limit_in_bytes", "memory.max")?, "134217728");
-    let quota = limit(pid, "cpu", "cpu.cfs_quota_us", "cpu.max")?;
+    assert_eq!(cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max")?, "134217728");
+    let quota = cgroup_file(pid, "cpu", "cpu.cfs_quota_us", "cpu.max")?;
     let quota: f64 = quota.split(' ').next().context("no quota")?.parse()?;
-    let period = limit(pid, "cpu", "cpu.cfs_period_us", "cpu.max")?;
+    let period = cgroup_file(pid, "cpu", "cpu.cfs_period_us", "cpu.max")?;
     let period: f64 = period.split(' ').next_back().context("no period")?.parse()?;
     assert!((quota / period - 0.25).abs() < 0.001, "{quota} of {period}");
     Ok(())
@@ -165,16 +144,76 @@ fn containers_of_a_replica_share_its_network_and_its_volumes() -> Result<()> {
 }
 
 #[test]
-fn an_init_container_that_fails_is_named() -> Result<()> {
+fn an_init_container_that_fails_is_named_with_its_code_and_nothing_starts_after_it() -> Result<()> {
+    let stage = stage()?;
+    let init = |name: &str, script: &str| {
+        json!({"name": name, "image": "test.local/tool:1", "args": ["-c", script],
+               "resources": {"cpu": 0.25, "memory": "64Mi"}})
+    };
+    let first = init("first", "echo first was here; exit 3");
+    let second = init("second", "echo second was here");
+    let document = app()
+        .main("/env", json!([{"name": "FLOOD", "value": "1"}]))
+        .set("/template/initContainers", json!([first, second]));
+    stage.control.desire("unprepared", document)?;
+    let status = stage.control.await_reason("unprepared", "InitContainerFailed")?.to_string();
+    ensure!(status.contains("first") && status.contains("exited with 3"), "{status}");
+    // It has failed once at least by now, and what comes after it has said nothing.
+    let said = eventually("its words", SHORT, || {
+        let said = stage.board.cli(["logs", "unprepared"])?;
+        ensure!(said.contains("first was here"), "{said}");
+        Ok(said)
+    })?;
+    ensure!(!said.contains("second") && !said.contains("listening"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn init_containers_run_in_order_each_to_its_end() -> Result<()> {
+    let stage = stage()?;
+    let init = |n: u32| {
+        json!({"name": format!("step{n}"), "image": "test.local/tool:1",
+               "args": ["-c", format!("busybox usleep 100000; echo {n} >> /order/steps")],
+               "command": ["/bin/busybox", "sh"],
+               "resources": {"cpu": 0.25, "memory": "64Mi"},
+               "volumeMounts": [{"volumeName": "order", "mountPath": "/order"}]})
+    };
+    let document = app()
+        .set("/template/volumes", json!([{"name": "order"}]))
+        .main("/volumeMounts", json!([{"volumeName": "order", "mountPath": "/order"}]))
+        .set("/template/initContainers", json!([init(1), init(2), init(3)]));
+    stage.control.desire("steps", document)?;
+    assert_eq!(ask(&stage, "steps", "/read?path=/order/steps")?, "1\n2\n3\n");
+    Ok(())
+}
+
+#[test]
+fn a_sidecar_that_ends_is_started_again_alone() -> Result<()> {
     let stage = stage()?;
     let document = app().set(
-        "/template/initContainers",
-        json!([{"name": "first", "image": "test.local/tool:1", "args": ["-c", "exit 7"],
-                "resources": {"cpu": 0.25, "memory": "64Mi"}}]),
+        "/template/containers/1",
+        json!({"name": "side", "image": "test.local/app:1",
+               "env": [{"name": "PORT", "value": "9090"}],
+               "resources": {"cpu": 0.25, "memory": "64Mi"}}),
     );
-    stage.control.desire("unprepared", document)?;
-    let status = stage.control.await_reason("unprepared", "InitContainerFailed")?;
-    ensure!(status.to_string().contains("first"), "{status}");
+    stage.control.desire("sidecar", document)?;
+    ask(&stage, "sidecar", "/call?url=http://127.0.0.1:9090/")?;
+    let before = stage.board.pids_of("sidecar")?;
+    ask(&stage, "sidecar", "/call?url=http://127.0.0.1:9090/exit%3Fcode=4")?;
+    let after = eventually("another process in its place", LONG, || {
+        let after = stage.board.pids_of("sidecar")?;
+        ensure!(after.len() == 2 && after != before, "{before:?} and still {after:?}");
+        Ok(after)
+    })?;
+    let kept = before.iter().filter(|(id, pid)| after.get(*id) == Some(*pid)).count();
+    assert_eq!(kept, 1, "{before:?} became {after:?}");
+    eventually("the sidecar to answer", SHORT, || {
+        ask(&stage, "sidecar", "/call?url=http://127.0.0.1:9090/").map(drop)
+    })?;
+    let status = stage.control.await_status("sidecar", |status| {
+        status["revisions"][0]["replicaList"][0]["ready"] == true
+    })?;
+    assert_eq!(status["revisions"][0]["replicaList"][0]["restartCount"], 1);
     Ok(())
 }
 

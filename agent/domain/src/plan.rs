@@ -9,6 +9,7 @@ mod exclusive;
 mod fleet;
 mod memory;
 mod orders;
+mod storages;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step};
-use crate::state::{AppRecord, RevisionRecord, State};
+use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
@@ -46,6 +47,8 @@ pub struct World<'a> {
     pub namespaces: &'a BTreeSet<ReplicaName>,
     /// What the probes say.
     pub health: &'a HealthReport,
+    /// What documents said of environments: where their storages are.
+    pub environments: &'a BTreeMap<EnvironmentName, EnvironmentRecord>,
     /// What is being done to replicas.
     pub doing: &'a BTreeMap<ReplicaName, Doing>,
     /// Revisions whose images are being fetched.
@@ -163,7 +166,10 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     }
     stop_strays(state, world, &mut plan);
     for record in state.apps.values() {
-        for revision in &record.revisions {
+        // What goes makes room for what comes, and that in the same plan: nothing may call for another for a while.
+        let comes = |revision: &&RevisionRecord| 0 < rollout::allowed(record, revision);
+        let (come, go): (Vec<_>, Vec<_>) = record.revisions.iter().partition(comes);
+        for revision in go.into_iter().chain(come) {
             order_revision(record, revision, &fleet, world, memory, &mut plan);
         }
     }
@@ -257,7 +263,7 @@ fn order_revision(
     let count = count(&current);
     let ready = count_of(current.iter().filter(|replica| replica.ready));
     // Those from before a restart serve until their successors do, or stop first where they must.
-    if allowed <= ready || rollout::stops_first(record, revision) {
+    if allowed <= ready || rollout::stops_first(record, revision) && !fetch {
         stop_surplus(revision, outdated, 0, plan);
     } else {
         restart_all(record, revision, &outdated, world, memory, plan);

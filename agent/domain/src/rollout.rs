@@ -20,6 +20,7 @@ use crate::model::{AppName, Moment, RevisionName};
 use crate::plan::{Fleet, Memory, Plan, World};
 use crate::reason::Reason;
 use crate::replica::{ResolvedImage, Trouble};
+use crate::secrets;
 use crate::state::{AppRecord, Entered, RevisionRecord, Wanted};
 use crate::status::Phase;
 
@@ -182,7 +183,9 @@ pub fn allowed(record: &AppRecord, revision: &RevisionRecord) -> u32 {
 /// As many as the one before it has, within its own bounds (features 3, "Ready").
 fn target(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let wanted = record.wanted_of(revision).count();
-    if wanted == 0 || record.mode() != RevisionsMode::Single {
+    // A device is held by one: more of them could never become ready.
+    let alone = !revision.template.extras.devices.is_empty();
+    if wanted == 0 || alone || record.mode() != RevisionsMode::Single {
         return wanted;
     }
     let before = record.serving().filter(|serving| serving.name != revision.name);
@@ -249,6 +252,7 @@ fn apply_one(
                     // Its document is in force for all from now on.
                     if record.latest().is_some_and(|latest| latest.name == *name) {
                         record.revisions.iter_mut().for_each(|one| one.held = None);
+                        secrets::forget_unlisted(record);
                     }
                     if labels_mode && first {
                         record.labels.insert(target, name.clone());

@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use tracing::{debug, warn};
 
 use super::calls::NewContainer;
+use super::devices;
 use super::failure::{shim_went_away, start_failure};
 use super::image_source::{ImageConfig, ImageSource};
 use super::places::Mark;
@@ -26,7 +27,8 @@ use super::record::{Record, Role, container_id, describe};
 use super::spec::{Ingredients, spec};
 use super::teardown::ending;
 use super::user::{self, User};
-use super::{Containerd, Shared};
+use super::volumes::Volumes;
+use super::{Containerd, Shared, mounts};
 use crate::logger;
 use crate::runtime::RuntimeError;
 
@@ -35,6 +37,9 @@ const CREATE_TRIES: u32 = 5;
 
 /// The first wait before another try, doubled each time: about a third of a second in all.
 const CREATE_WAIT: Duration = Duration::from_millis(20);
+
+/// A disk that was not taken out properly may have to be repaired by the kernel first.
+const MOUNT_LIMIT: Duration = Duration::from_mins(1);
 
 const SIGTERM: u32 = Signal::SIGTERM as u32;
 pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
@@ -51,7 +56,7 @@ enum Task {
 
 impl<I: ImageSource> Containerd<I> {
     pub(super) async fn create_all(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
-        self.shared.places.make(order).map_err(RuntimeError::Failed)?;
+        self.shared.furnish(order).await?;
         let init = order.template.init_containers.iter().map(|container| (container, Role::Init));
         let main = order.template.containers.iter().map(|container| (container, Role::Main));
         let to_make = init.chain(main).filter(|(container, _)| {
@@ -105,14 +110,17 @@ impl<I: ImageSource> Containerd<I> {
         (image_name, image): (&str, &ImageConfig),
         user: &User,
     ) -> Result<NewContainer, Trouble> {
-        let Shared { places, cgroups, open_files, .. } = &*self.shared;
+        let Shared { places, volumes, cgroups, open_files, .. } = &*self.shared;
         let id = container_id(&order.replica, &container.name);
+        let mut mounts = volumes.mounts(order, container)?;
+        mounts.extend(places.mounts(order, container));
         let spec = spec(&Ingredients {
             order,
             container,
             image,
             user,
-            mounts: places.mounts(order, container)?,
+            mounts,
+            devices: devices::look(&order.template.extras.devices)?,
             cgroups,
             cgroup_path: &self.cgroup_path(&id),
             open_files: *open_files,
@@ -197,6 +205,7 @@ impl<I: ImageSource> Containerd<I> {
         let calls = &self.shared.calls;
         let id = container_id(&order.replica, &container.name);
         let streams = self.shared.streams(order, &container.name);
+        self.shared.show_parts(order, container).await?;
         let mut wait = CREATE_WAIT;
         for tries in 1.. {
             let rootfs = match calls.mounts(&id).await? {
@@ -268,13 +277,52 @@ impl<I: ImageSource> Containerd<I> {
         self.end(running, grace).await?;
         self.remove(&id).await?;
         self.shared.places.clear(&order.replica, name, Mark::Started);
-        self.shared.places.make(order).map_err(RuntimeError::Failed)?;
+        self.shared.furnish(order).await?;
         self.make(order, container, Role::Main).await?;
         self.begin(order, container, Role::Main).await
     }
 }
 
 impl Shared {
+    /// Makes the volumes and files of a replica.
+    async fn furnish(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.places.make(order).map_err(RuntimeError::Failed)?;
+        if order.template.volumes.is_empty() {
+            return Ok(());
+        }
+        let order = order.clone();
+        self.mounting(move |volumes| volumes.make(&order)).await
+    }
+
+    /// Just before its process is made: an init container may have made what a `subPath` names.
+    async fn show_parts(
+        &self,
+        order: &ReplicaOrder,
+        container: &Container,
+    ) -> Result<(), RuntimeError> {
+        if container.volume_mounts.iter().all(|mount| mount.sub_path.is_empty()) {
+            return Ok(());
+        }
+        let (order, container) = (order.clone(), container.clone());
+        self.mounting(move |volumes| volumes.show_parts(&order, &container)).await
+    }
+
+    /// Mounts wait for disks, and a disk that fails makes them wait for long.
+    pub(super) async fn mounting(
+        &self,
+        work: impl FnOnce(&Volumes) -> Result<(), Trouble> + Send + 'static,
+    ) -> Result<(), RuntimeError> {
+        let volumes = self.volumes.clone();
+        let there = move || mounts::on_the_board(|| work(&volumes));
+        let failed = |details: String| failure(Reason::VolumeFailed, details);
+        match tokio::time::timeout(MOUNT_LIMIT, tokio::task::spawn_blocking(there)).await {
+            Ok(Ok(Ok(done))) => done.map_err(RuntimeError::Failed),
+            Ok(Ok(Err(error))) => Err(failed(format!("cannot join the board's mounts: {error}"))),
+            Ok(Err(_)) => Err(failed("the mounting was given up".to_owned())),
+            Err(_) => Err(failed(format!("nothing was mounted in {MOUNT_LIMIT:?}"))),
+        }
+    }
+
     /// Where the output of a container goes.
     fn streams(&self, order: &ReplicaOrder, container: &str) -> String {
         let settings = &self.settings;

@@ -5,9 +5,10 @@
 //!   lifecycle  make, start, restart                  record     labels and facts ↔ our words
 //!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
 //!   observe    records and tasks → replicas          spec       image + document → OCI specification
-//!   watch      events → a pulse                      places     volumes, files in /etc, marks
 //!   exec       the port `Exec`                       exec_calls one function per call
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
+//!   watch      events → a pulse                      places     files in /etc, marks
+//!   devices    nodes of the board                    volumes, storages, mounts    what is mounted for a replica
 //! ```
 //!
 //! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
@@ -17,6 +18,7 @@
 mod calls;
 mod cgroup;
 pub mod connection;
+mod devices;
 mod exec;
 mod exec_calls;
 mod failure;
@@ -24,16 +26,19 @@ mod image_source;
 pub mod images;
 mod lifecycle;
 mod listening;
+mod mounts;
 mod observe;
 mod places;
 mod record;
 mod seccomp;
 mod spec;
+mod storages;
 mod survey;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
 mod user;
+mod volumes;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -54,6 +59,7 @@ use self::exec::Execs;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
+use self::volumes::Volumes;
 use crate::clock::Clock;
 use crate::logger;
 use crate::runtime::{Runtime, RuntimeError};
@@ -74,6 +80,8 @@ pub struct Settings {
     pub runtime: String,
     /// Volumes and files of replicas lie below; gone with a reboot, as the replicas are.
     pub run_dir: PathBuf,
+    /// Folders of storages that may be made where they are missing lie below.
+    pub volumes_dir: PathBuf,
     /// Logs of containers lie below.
     pub log_dir: PathBuf,
     /// Bytes of one log file before it is rotated.
@@ -96,6 +104,7 @@ struct Shared {
     calls: Calls,
     settings: Settings,
     places: Places,
+    volumes: Volumes,
     cgroups: Cgroups,
     open_files: u64,
     clock: Clock,
@@ -117,6 +126,7 @@ impl<I: ImageSource> Containerd<I> {
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
             places: Places::new(settings.run_dir.clone()),
+            volumes: Volumes::new(&settings.run_dir, settings.volumes_dir.clone()),
             settings,
             cgroups: Cgroups::detect(),
             open_files: spec::own_open_files(),

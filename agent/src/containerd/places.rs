@@ -1,19 +1,16 @@
-//! A replica's folders on the board: volumes, the files in `/etc` that name its network, and marks of how far it came.
+//! A replica's files on the board: those in `/etc` that name its network, and marks of how far it came.
 //!
 //! ```text
-//!   {run_dir}/volumes/<replica>/<volume>/
 //!   {run_dir}/etc/<replica>/hosts resolv.conf hostname <container>.started <container>.done
 //! ```
-//!
-//! Nothing is mounted here: mounts stand in the specification and runc makes them inside the container's namespace.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use domain::document::{Container, Volume, VolumeMount, VolumeSource};
+use domain::document::Container;
 use domain::model::ReplicaName;
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
@@ -51,7 +48,7 @@ impl Places {
         Self { run_dir }
     }
 
-    /// Makes the folders and files of a replica; those that are there keep their content.
+    /// Makes the files of a replica; those that are there keep their content.
     pub(super) fn make(&self, order: &ReplicaOrder) -> Result<(), Trouble> {
         let etc = self.etc(&order.replica);
         self.private("etc")
@@ -78,98 +75,34 @@ impl Places {
                 fs::write(&path, text).map_err(|error| failed(&path, &error))?;
             }
         }
-        for volume in &order.template.volumes {
-            self.make_volume(order, volume)?;
-        }
         Ok(())
     }
 
-    fn make_volume(&self, order: &ReplicaOrder, volume: &Volume) -> Result<(), Trouble> {
-        let path = self.volume(&order.replica, &volume.name)?;
-        let io = |error: io::Error| failed(&path, &error);
-        match &volume.source {
-            VolumeSource::EmptyDir => {
-                self.private("volumes").and_then(|()| open_folder(&path)).map_err(io)
-            }
-            VolumeSource::Secret { items } => {
-                self.private("volumes").and_then(|()| fs::create_dir_all(&path)).map_err(io)?;
-                let all =
-                    || order.secrets.keys().map(|name| (name.as_str(), name.as_str())).collect();
-                let chosen = || {
-                    items
-                        .iter()
-                        .map(|item| (item.secret_ref.as_str(), item.path.as_str()))
-                        .collect()
-                };
-                let files: Vec<_> = if items.is_empty() { all() } else { chosen() };
-                for (secret, file) in files {
-                    let Some(value) = order.secrets.get(secret) else {
-                        return Err(Trouble {
-                            reason: Reason::SecretValueMissing,
-                            details: format!(
-                                "volume {:?}: the secret {secret:?} has no value",
-                                volume.name
-                            ),
-                        });
-                    };
-                    let file = path.join(relative(file)?);
-                    let folder = file.parent().unwrap_or(&path);
-                    fs::create_dir_all(folder)
-                        .and_then(|()| fs::write(&file, &value.0))
-                        .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o644)))
-                        .map_err(|error| failed(&file, &error))?;
-                }
-                Ok(())
-            }
-            VolumeSource::Storage { storage_name } => Err(Trouble {
-                reason: Reason::StorageMissing,
-                details: format!("volume {:?}: no storage {storage_name:?}", volume.name),
-            }),
-        }
-    }
-
-    /// The mounts of one container's volumes, parents before what lies in them, then the files in `/etc`.
-    pub(super) fn mounts(
-        &self,
-        order: &ReplicaOrder,
-        container: &Container,
-    ) -> Result<Vec<Value>, Trouble> {
-        let mut wanted: Vec<&VolumeMount> = container.volume_mounts.iter().collect();
-        wanted.sort_by(|one, other| one.mount_path.cmp(&other.mount_path));
-        let mut mounts = Vec::new();
-        for mount in &wanted {
-            let volume =
-                order.template.volumes.iter().find(|volume| volume.name == mount.volume_name);
-            let Some(volume) = volume else {
-                return Err(trouble(format!("there is no volume {:?}", mount.volume_name)));
-            };
-            let source = inside(&self.volume(&order.replica, &volume.name)?, &mount.sub_path)?;
-            let asked = volume.mount_options.as_deref().unwrap_or_default();
-            let read_only = matches!(volume.source, VolumeSource::Secret { .. })
-                || asked.split(',').any(|option| option.trim() == "ro");
-            mounts.push(bind(&source, &mount.mount_path, read_only));
-        }
-        for file in ["hosts", "resolv.conf", "hostname"] {
-            let target = format!("/etc/{file}");
-            if wanted.iter().all(|mount| mount.mount_path != target) {
-                mounts.push(bind(&self.etc(&order.replica).join(file), &target, false));
-            }
-        }
-        Ok(mounts)
+    /// The mounts of the files in `/etc`, but those that a volume takes the place of.
+    pub(super) fn mounts(&self, order: &ReplicaOrder, container: &Container) -> Vec<Value> {
+        let free = |target: &String| {
+            container.volume_mounts.iter().all(|mount| mount.mount_path != *target)
+        };
+        let etc = self.etc(&order.replica);
+        let files = ["hosts", "resolv.conf", "hostname"]
+            .map(|file| (etc.join(file), format!("/etc/{file}")));
+        let files = files.into_iter().filter(|(_, target)| free(target));
+        files
+            .map(|(source, target)| {
+                json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"]})
+            })
+            .collect()
     }
 
     /// Removes all of a replica; what is not there is fine.
     pub(super) fn remove(&self, replica: &ReplicaName) -> Vec<String> {
-        let folders = [self.run_dir.join("volumes").join(replica.as_str()), self.etc(replica)];
-        let mut failures = Vec::new();
-        for folder in folders {
-            match fs::remove_dir_all(&folder) {
-                Ok(()) => (),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-                Err(error) => failures.push(format!("cannot remove {}: {error}", folder.display())),
+        let folder = self.etc(replica);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                vec![format!("cannot remove {}: {error}", folder.display())]
             }
+            Ok(()) | Err(_) => Vec::new(),
         }
-        failures
     }
 
     /// A replica of this name was made and not stopped yet.
@@ -208,14 +141,7 @@ impl Places {
         self.run_dir.join("etc").join(replica.as_str())
     }
 
-    fn volume(&self, replica: &ReplicaName, name: &str) -> Result<PathBuf, Trouble> {
-        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
-            return Err(trouble(format!("{name:?} cannot be the name of a volume")));
-        }
-        Ok(self.run_dir.join("volumes").join(replica.as_str()).join(name))
-    }
-
-    /// A folder that other users of the board cannot look into: secrets and data of apps lie below.
+    /// A folder that other users of the board cannot look into.
     fn private(&self, name: &str) -> io::Result<()> {
         let folder = self.run_dir.join(name);
         if folder.exists() {
@@ -231,75 +157,13 @@ pub(super) fn hostname(replica: &ReplicaName) -> &str {
     name[name.len().saturating_sub(MAX_HOSTNAME_BYTES)..].trim_start_matches('-')
 }
 
-/// A folder that any user of a container may write to, as an `emptyDir` is.
-fn open_folder(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o777))
-}
-
-/// The path of `sub_path` in a volume, made where it is missing.
-///
-/// No link on the way is followed: a container could have laid it, and it would lead to the board's own files.
-fn inside(volume: &Path, sub_path: &str) -> Result<PathBuf, Trouble> {
-    let mut path = volume.to_owned();
-    for component in relative(sub_path)?.components() {
-        path.push(component);
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_symlink() => {
-                return Err(trouble(format!("subPath {sub_path:?} leads over a symbolic link")));
-            }
-            Ok(_) => (),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                open_folder(&path).map_err(|error| failed(&path, &error))?;
-            }
-            Err(error) => return Err(failed(&path, &error)),
-        }
-    }
-    Ok(path)
-}
-
-/// A path that stays below where it is joined to.
-fn relative(path: &str) -> Result<PathBuf, Trouble> {
-    let mut kept = PathBuf::new();
-    for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        if part == ".." {
-            return Err(trouble(format!("{path:?} leads out of the volume")));
-        }
-        kept.push(part);
-    }
-    Ok(kept)
-}
-
-fn bind(source: &Path, target: &str, read_only: bool) -> Value {
-    let access = if read_only { "ro" } else { "rw" };
-    json!({"destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]})
-}
-
 fn failed(path: &Path, error: &io::Error) -> Trouble {
-    trouble(format!("{}: {error}", path.display()))
-}
-
-fn trouble(details: String) -> Trouble {
-    Trouble { reason: Reason::VolumeFailed, details }
+    Trouble { reason: Reason::VolumeFailed, details: format!("{}: {error}", path.display()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sub_path_never_leads_out_of_its_volume() {
-        let folder = tempfile::tempdir().unwrap();
-        let volume = folder.path().join("v");
-        fs::create_dir(&volume).unwrap();
-        assert_eq!(inside(&volume, "a/b").unwrap(), volume.join("a/b"));
-        assert!(volume.join("a/b").is_dir());
-        assert!(inside(&volume, "../x").is_err());
-        std::os::unix::fs::symlink("/etc", volume.join("link")).unwrap();
-        assert!(inside(&volume, "link").is_err());
-        assert!(inside(&volume, "link/new").is_err());
-        assert!(!Path::new("/etc/new").exists());
-    }
 
     #[test]
     fn a_long_replica_name_still_gives_a_host_name() {

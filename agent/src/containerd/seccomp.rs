@@ -17,8 +17,9 @@ const ENOSYS: u32 = 38;
 /// Execution domains that are harmless: the native one, 32 bits, the uname of Linux 2.6, both, and "tell me".
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The profile, for the architecture this was built for and its 32-bit sibling.
-pub(super) fn profile() -> Value {
+/// The profile, for the architecture this was built for and its 32-bit sibling. A capability that was added opens the
+/// calls that it is for.
+pub(super) fn profile(added: &[String]) -> Value {
     let architectures: &[&str] = match std::env::consts::ARCH {
         "x86_64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
         "aarch64" => &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
@@ -28,15 +29,25 @@ pub(super) fn profile() -> Value {
         _ => &[],
     };
     let names: Vec<&str> = ALLOWED.split_whitespace().collect();
+    let opened = |(capability, names): &(&str, &'static str)| {
+        added.iter().any(|name| name == capability).then_some(*names)
+    };
+    let opened: Vec<&str> =
+        OPENED.iter().filter_map(opened).flat_map(str::split_whitespace).collect();
     let mut calls = vec![
         json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
         json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}]}),
         json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}),
-        // Its flags lie in memory, where no filter sees them. Told that it does not exist, a C library takes `clone`.
-        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}),
     ];
+    if !opened.contains(&"clone3") {
+        // Its flags lie in memory, where no filter sees them. Told that it does not exist, a C library takes `clone`.
+        calls.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}));
+    }
+    if !opened.is_empty() {
+        calls.push(json!({"names": opened, "action": "SCMP_ACT_ALLOW"}));
+    }
     calls.extend(PERSONALITIES.map(|persona| {
         json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": persona, "op": "SCMP_CMP_EQ"}]})
@@ -48,6 +59,30 @@ pub(super) fn profile() -> Value {
         "syscalls": calls,
     })
 }
+
+/// Calls that are of use only with a capability that containers do not have unless they ask for it.
+const OPENED: [(&str, &str); 13] = [
+    ("BPF", "bpf"),
+    ("DAC_READ_SEARCH", "open_by_handle_at"),
+    ("PERFMON", "perf_event_open"),
+    (
+        "SYS_ADMIN",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount \
+         open_tree perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns umount umount2 unshare",
+    ),
+    ("SYS_BOOT", "reboot"),
+    ("SYS_MODULE", "delete_module finit_module init_module"),
+    (
+        "SYS_NICE",
+        "get_mempolicy mbind migrate_pages move_pages set_mempolicy set_mempolicy_home_node",
+    ),
+    ("SYS_PACCT", "acct"),
+    ("SYS_PTRACE", "kcmp pidfd_getfd"),
+    ("SYS_RAWIO", "iopl ioperm"),
+    ("SYS_TIME", "clock_adjtime clock_adjtime64 clock_settime clock_settime64 settimeofday stime"),
+    ("SYS_TTY_CONFIG", "vhangup"),
+    ("SYSLOG", "syslog"),
+];
 
 /// Names that an architecture or an older library does not know are skipped by runc.
 const ALLOWED: &str = "
@@ -105,3 +140,28 @@ msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shm
 
 getrandom seccomp sysinfo uname landlock_add_rule landlock_create_ruleset landlock_restrict_self
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a profile does with a call, rule by rule, conditions left aside.
+    fn of(added: &[&str], call: &str) -> Vec<String> {
+        let added: Vec<String> = added.iter().map(|name| (*name).to_owned()).collect();
+        let profile = profile(&added);
+        let rules = profile["syscalls"].as_array().unwrap().iter();
+        let about =
+            |rule: &&Value| rule["names"].as_array().unwrap().iter().any(|name| name == call);
+        rules.filter(about).map(|rule| rule["action"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_capability_opens_the_calls_that_it_is_for_and_no_others() {
+        assert_eq!(of(&[], "clock_settime"), [""; 0]);
+        assert_eq!(of(&["SYS_TIME"], "clock_settime"), ["SCMP_ACT_ALLOW"]);
+        assert_eq!(of(&["SYS_TIME", "NET_ADMIN"], "mount"), [""; 0]);
+        assert_eq!(of(&[], "clone3"), ["SCMP_ACT_ERRNO"]);
+        // Two answers for one call would be refused by runc.
+        assert_eq!(of(&["SYS_ADMIN"], "clone3"), ["SCMP_ACT_ALLOW"]);
+    }
+}

@@ -1,13 +1,14 @@
 //! The OCI specification of one container: the image's configuration, the document's container, and our bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use domain::document::{Container, EnvValue};
+use domain::document::{ALL_CAPABILITIES, Capabilities, Container, EnvValue};
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
 use serde_json::{Value, json};
 
 use super::cgroup::Cgroups;
+use super::devices::Nodes;
 use super::image_source::ImageConfig;
 use super::places::hostname;
 use super::seccomp;
@@ -74,6 +75,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) image: &'a ImageConfig,
     pub(super) user: &'a User,
     pub(super) mounts: Vec<Value>,
+    pub(super) devices: Nodes,
     pub(super) cgroups: &'a Cgroups,
     pub(super) cgroup_path: &'a str,
     /// The hard limit of open files that this process was given: ours to hand on, not to exceed.
@@ -82,7 +84,12 @@ pub(super) struct Ingredients<'a> {
 
 /// The specification as JSON.
 pub(super) fn spec(from: &Ingredients<'_>) -> Result<Vec<u8>, Trouble> {
-    let Ingredients { order, container, image, user, .. } = from;
+    let Ingredients { order, container, image, user, devices, .. } = from;
+    let Capabilities { add, drop } = &order.template.extras.capabilities;
+    let capabilities = capabilities(add, drop);
+    let added: Vec<String> = add.iter().map(|name| format!("CAP_{name}")).collect();
+    let mut groups: BTreeSet<u32> = devices.groups.clone();
+    groups.extend(&user.groups);
     let hard = OPEN_FILES_HARD.min(from.open_files);
     let cwd = if image.working_dir.is_empty() { "/" } else { image.working_dir.as_str() };
     let mut mounts = system_mounts();
@@ -105,9 +112,11 @@ pub(super) fn spec(from: &Ingredients<'_>) -> Result<Vec<u8>, Trouble> {
             "args": arguments(container, image)?,
             "env": environment(order, container, image)?,
             "cwd": cwd,
-            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
+            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": groups},
             "noNewPrivileges": true,
-            "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
+            // What is asked for by name is for users other than root too, who keep no capability otherwise.
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                "inheritable": added, "ambient": added},
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES_SOFT.min(hard), "hard": hard}],
             "oomScoreAdj": OOM_SCORE,
         },
@@ -117,10 +126,11 @@ pub(super) fn spec(from: &Ingredients<'_>) -> Result<Vec<u8>, Trouble> {
         "linux": {
             "namespaces": namespaces,
             "cgroupsPath": from.cgroup_path,
-            "resources": resources(container, from.cgroups),
+            "devices": devices.listed,
+            "resources": resources(container, from.cgroups, &devices.rules),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
-            "seccomp": seccomp::profile(),
+            "seccomp": seccomp::profile(add),
             // The namespace is the replica's own, so low ports in it are nobody else's.
             "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
         },
@@ -178,10 +188,21 @@ fn environment(
     Ok(variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
 
+/// The usual capabilities but those that are dropped, and those that are added.
+fn capabilities(add: &[String], drop: &[String]) -> Vec<String> {
+    let dropped = |name: &str| drop.iter().any(|drop| drop == ALL_CAPABILITIES || drop == name);
+    let usual = CAPABILITIES.iter().filter_map(|name| name.strip_prefix("CAP_"));
+    let kept: BTreeSet<&str> =
+        usual.filter(|name| !dropped(name)).chain(add.iter().map(String::as_str)).collect();
+    kept.into_iter().map(|name| format!("CAP_{name}")).collect()
+}
+
 /// Only what this kernel can hold: runc refuses a limit that has no file.
-fn resources(container: &Container, cgroups: &Cgroups) -> Value {
+fn resources(container: &Container, cgroups: &Cgroups, devices: &[Value]) -> Value {
     let asked = container.resources;
-    let mut resources = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    let nothing_else = json!({"allow": false, "access": "rwm"});
+    let rules: Vec<&Value> = [&nothing_else].into_iter().chain(devices).collect();
+    let mut resources = json!({"devices": rules});
     if cgroups.memory && 0 < asked.memory_bytes {
         resources["memory"] = json!({"limit": asked.memory_bytes});
         if cgroups.swap {
@@ -230,4 +251,21 @@ pub(super) fn own_open_files() -> u64 {
         // "unlimited" is no number, and bounds nothing.
         hard.parse().unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_the_usual_ones_but_for_what_is_dropped_and_added() {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let of = |add: &[&str], drop: &[&str]| capabilities(&texts(add), &texts(drop));
+        assert_eq!(of(&[], &[]), CAPABILITIES);
+        let changed = of(&["NET_ADMIN"], &["CHOWN", "SYS_ADMIN"]);
+        assert!(changed.contains(&"CAP_NET_ADMIN".to_owned()));
+        assert!(!changed.contains(&"CAP_CHOWN".to_owned()));
+        assert_eq!(changed.len(), CAPABILITIES.len());
+        assert_eq!(of(&["CHOWN", "NET_RAW"], &["ALL"]), ["CAP_CHOWN", "CAP_NET_RAW"]);
+    }
 }

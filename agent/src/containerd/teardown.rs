@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use domain::model::{AppName, ReplicaName};
 use domain::reason::Reason;
+use domain::replica::Trouble;
 use futures_util::future::join_all;
 
 use super::image_source::ImageSource;
 use super::lifecycle::{SIGKILL, failure};
 use super::record::Record;
+use super::volumes::Volumes;
 use super::{Containerd, Shared};
 use crate::logger;
 use crate::runtime::RuntimeError;
@@ -31,7 +33,7 @@ impl<I: ImageSource> Containerd<I> {
         replica: &ReplicaName,
         grace: Duration,
     ) -> Result<(), RuntimeError> {
-        let Shared { calls, places, settings, .. } = &*self.shared;
+        let Shared { calls, places, volumes, settings, .. } = &*self.shared;
         let records = calls.containers(Some(replica), Record::of).await?;
         let mut failures = Failures::default();
         failures.note(self.end(records.iter().map(ending).collect(), grace).await);
@@ -40,6 +42,16 @@ impl<I: ImageSource> Containerd<I> {
         }
         for record in &records {
             self.shared.execs.forget(&record.id);
+        }
+        if volumes.has(replica) {
+            let gone = replica.clone();
+            let removed = move |volumes: &Volumes| match volumes.remove(&gone) {
+                failures if failures.is_empty() => Ok(()),
+                failures => {
+                    Err(Trouble { reason: Reason::VolumeFailed, details: failures.join("; ") })
+                }
+            };
+            failures.note(self.shared.mounting(removed).await);
         }
         failures.details.extend(places.remove(replica));
         if let Some(app) = app_of(replica) {

@@ -201,6 +201,7 @@ impl Board {
             snapshotter: "overlayfs".to_owned(),
             runtime: "io.containerd.runc.v2".to_owned(),
             run_dir: self.dir.join("run"),
+            volumes_dir: self.dir.join("state/volumes"),
             log_dir: self.log_dir(),
             max_log_file_bytes: LOG_FILE_BYTES,
             max_log_files: 2,

@@ -5,6 +5,8 @@
 mod beside;
 #[cfg(test)]
 mod board;
+#[cfg(test)]
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;

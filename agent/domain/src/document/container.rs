@@ -7,6 +7,7 @@ use super::app::{
 };
 use super::fields::Fields;
 use super::findings::quoted;
+use super::node::Position;
 use super::quantity;
 use super::rules;
 use super::support::Place;
@@ -21,8 +22,17 @@ pub(super) enum Stage {
     Main,
 }
 
-/// Reads a container and closes it. A name that breaks a rule reads as empty.
-pub(super) fn read(mut fields: Fields<'_>, stage: Stage, volumes: &BTreeSet<&str>) -> Container {
+/// Where something stands in the document.
+pub(super) type Spot = (String, Position);
+
+/// Reads a container and closes it. A name that breaks a rule reads as empty. Where it says how much it may write goes
+/// to `sizes`: that follows from the cores of all containers.
+pub(super) fn read(
+    mut fields: Fields<'_>,
+    stage: Stage,
+    volumes: &BTreeSet<&str>,
+    sizes: &mut Vec<Spot>,
+) -> Container {
     if !fields.has("name") {
         fields.missing("name", "every container has a name of its own");
     }
@@ -34,7 +44,10 @@ pub(super) fn read(mut fields: Fields<'_>, stage: Stage, volumes: &BTreeSet<&str
     let command = fields.texts("command");
     let args = fields.texts("args");
     let env = environment(&mut fields);
-    let resources = fields.inner("resources", Place::Resources).map(resources).unwrap_or_default();
+    let resources = fields
+        .inner("resources", Place::Resources)
+        .map(|inner| resources(inner, sizes))
+        .unwrap_or_default();
     let mounts = fields.each("volumeMounts", Place::VolumeMount);
     let volume_mounts = mounts.into_iter().filter_map(|inner| mount(inner, volumes)).collect();
     let probes = match stage {
@@ -93,7 +106,11 @@ fn environment(fields: &mut Fields<'_>) -> Vec<EnvVar> {
     kept
 }
 
-fn resources(mut fields: Fields<'_>) -> Resources {
+fn resources(mut fields: Fields<'_>, sizes: &mut Vec<Spot>) -> Resources {
+    const SIZE: &str = "ephemeralStorage";
+    if fields.name(SIZE).is_some() {
+        sizes.push((fields.at(SIZE), fields.position(SIZE)));
+    }
     let usual = Resources::default();
     let mut read = |key, usual: u64, rule: fn(&str) -> Result<u64, &'static str>| {
         let Some(text) = fields.name(key) else { return usual };

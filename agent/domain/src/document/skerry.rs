@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::app::{
     Capabilities, Device, Extras, SkerryBlock, Standby, Template, UpdateStrategy, UpdateWindow,
 };
-use super::fields::Fields;
+use super::capability;
+use super::fields::{Fields, scalar};
 use super::findings::{nearest, quoted};
 use super::node::{Position, Value};
 use super::rules;
@@ -28,18 +29,9 @@ pub(super) fn read(mut fields: Fields<'_>) -> SkerryBlock {
     let generation = fields.whole("generation", 0..=u64::MAX);
     let absent = fields.flag("absent").unwrap_or(false);
     let force = fields.flag("force").unwrap_or(false);
-    if force {
-        fields.later("force", "force");
-    }
     let update_strategy = fields.choice("updateStrategy", STRATEGIES).unwrap_or_default();
-    if update_strategy == UpdateStrategy::Recreate {
-        fields.later("recreate", "updateStrategy");
-    }
     let ready_deadline = fields.count("readyDeadlineSeconds", 1..=MAX_DEADLINE_SECS);
     let probation = fields.count("probationSeconds", 0..=MAX_DEADLINE_SECS);
-    if probation.is_some() {
-        fields.later("probation", "probationSeconds");
-    }
     let standby = fields.choice("standby", STANDBYS).unwrap_or_default();
     if standby != Standby::None {
         fields.later("standby", "standby");
@@ -70,7 +62,6 @@ pub(super) fn extras(fields: &mut Fields<'_>) -> Extras {
 
 fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
     let mut inner = fields.inner("updateWindow", Place::UpdateWindow)?;
-    fields.later("updateWindow", "updateWindow");
     for (key, what) in
         [("cron", "when it begins, in five fields"), ("durationMinutes", "how long it lasts")]
     {
@@ -101,24 +92,32 @@ fn devices(fields: &mut Fields<'_>) -> Vec<Device> {
             permissions: permissions.unwrap_or_else(|| "rw".to_owned()),
         })
     };
-    let devices: Vec<Device> =
-        fields.each("devices", Place::Device).into_iter().filter_map(read).collect();
-    if !devices.is_empty() {
-        fields.later("devices", "devices");
-    }
-    devices
+    fields.each("devices", Place::Device).into_iter().filter_map(read).collect()
 }
 
 fn capabilities(fields: &mut Fields<'_>) -> Capabilities {
     let Some(mut inner) = fields.inner("capabilities", Place::Capabilities) else {
         return Capabilities::default();
     };
-    let capabilities = Capabilities { add: inner.texts("add"), drop: inner.texts("drop") };
+    let mut names = |key, rule: fn(&str) -> Result<String, &'static str>| {
+        let (found, listed) = (inner.found, inner.list(key));
+        let mut names = Vec::new();
+        for (path, node) in listed {
+            let Some(text) = scalar(found, path.clone(), node, "a text") else { continue };
+            match rule(&text) {
+                Ok(name) => names.push(name),
+                Err(broken) => {
+                    let message = format!("{} is not valid here: {broken}", quoted(&text));
+                    found.error(path, node.at, Reason::InvalidValue, message);
+                }
+            }
+        }
+        names
+    };
+    let add = names("add", capability::added);
+    let drop = names("drop", capability::dropped);
     inner.close();
-    if capabilities != Capabilities::default() {
-        fields.later("capabilities", "capabilities");
-    }
-    capabilities
+    Capabilities { add, drop }
 }
 
 fn exec_probes(fields: &mut Fields<'_>) -> BTreeMap<String, BTreeMap<ProbeKind, Vec<String>>> {

@@ -7,7 +7,8 @@ use super::World;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::replica::{ContainerState, Survey, Trouble};
-use crate::state::State;
+use crate::rollout;
+use crate::state::{AppRecord, RevisionRecord, State};
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -19,9 +20,9 @@ pub struct Memory {
     started_here: BTreeSet<ReplicaName>,
     last_address: BTreeMap<EnvironmentName, Ipv4Addr>,
     next_ticket: u64,
-    /// When each active revision was first seen by this run of the agent.
-    first_seen: BTreeMap<RevisionName, Moment>,
-    /// Revisions that this run of the agent has seen with a ready replica.
+    /// What each active revision was last asked to be.
+    trials: BTreeMap<RevisionName, Trial>,
+    /// Revisions that this run of the agent has seen with all their replicas ready, as they are asked to be now.
     been_ready: BTreeSet<RevisionName>,
     surveys: BTreeMap<AppName, Surveyed>,
 }
@@ -33,6 +34,39 @@ pub struct Surveyed {
     pub at: Moment,
     /// What.
     pub survey: Result<Survey, Trouble>,
+}
+
+/// What an active revision is asked to be. Where that changes its replicas are made or probed anew, by our own doing, and
+/// it is no fault of theirs that they are not ready.
+#[derive(Debug, Clone)]
+struct Trial {
+    first_seen: Moment,
+    /// When it was last asked to be something else.
+    changed: Option<Moment>,
+    off: bool,
+    environment: Option<EnvironmentName>,
+    port: Option<u16>,
+    restarts: u64,
+}
+
+impl Trial {
+    fn of(app: &AppRecord, revision: &RevisionRecord, now: Moment) -> Self {
+        let document = app.document_of(revision);
+        let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
+        Self {
+            first_seen: now,
+            changed: None,
+            off: rollout::allowed(app, revision) == 0,
+            environment: document.map(|document| document.environment.clone()),
+            port: ingress.map(|ingress| ingress.target_port),
+            restarts: revision.restarts,
+        }
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        let terms = |one: &Self| (one.off, one.port, one.restarts);
+        terms(self) == terms(other) && self.environment == other.environment
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -85,14 +119,29 @@ impl Memory {
         let all = state.apps.values().flat_map(|app| &app.revisions);
         let active: BTreeSet<&RevisionName> =
             all.filter(|revision| revision.active).map(|revision| &revision.name).collect();
-        self.first_seen.retain(|name, _| active.contains(name));
+        self.trials.retain(|name, _| active.contains(name));
         self.been_ready.retain(|name| active.contains(name));
-        for name in active {
-            self.first_seen.entry(name.clone()).or_insert(world.now);
+        for app in state.apps.values() {
+            for revision in app.revisions.iter().filter(|revision| revision.active) {
+                self.ask(app, revision, world.now);
+            }
         }
     }
 
-    /// Takes note of revisions that have a ready replica.
+    /// Takes note of what a revision is asked to be.
+    fn ask(&mut self, app: &AppRecord, revision: &RevisionRecord, now: Moment) {
+        let trial = Trial::of(app, revision, now);
+        let Some(known) = self.trials.get_mut(&revision.name) else {
+            self.trials.insert(revision.name.clone(), trial);
+            return;
+        };
+        if !known.is_as(&trial) {
+            *known = Trial { first_seen: known.first_seen, changed: Some(now), ..trial };
+            self.been_ready.remove(&revision.name);
+        }
+    }
+
+    /// Takes note of revisions that have all their replicas, ready.
     pub(super) fn see_ready<'a>(&mut self, ready: impl Iterator<Item = &'a RevisionName>) {
         for name in ready {
             if !self.been_ready.contains(name) {
@@ -106,7 +155,12 @@ impl Memory {
     }
 
     pub(crate) fn first_seen(&self, revision: &RevisionName) -> Option<Moment> {
-        self.first_seen.get(revision).copied()
+        self.trials.get(revision).map(|known| known.first_seen)
+    }
+
+    /// When a revision was last asked to be something else than before, by this run of the agent.
+    pub(crate) fn changed(&self, revision: &RevisionName) -> Option<Moment> {
+        self.trials.get(revision).and_then(|known| known.changed)
     }
 
     /// The board was measured for an app, or could not be.

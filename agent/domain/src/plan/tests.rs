@@ -4,6 +4,7 @@
 //! replicas than asked for and as many again while one revision takes over from another.
 
 mod board;
+mod simulation;
 
 use std::collections::BTreeSet;
 

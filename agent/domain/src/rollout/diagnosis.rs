@@ -82,6 +82,7 @@ pub(crate) fn is_failure(reason: Reason) -> bool {
             | Reason::ContainerdUnavailable
             | Reason::WaitingForStop
             | Reason::WaitingForWindow
+            | Reason::TimeZoneUnknown
             | Reason::LockedByApp
     )
 }

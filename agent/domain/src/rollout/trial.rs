@@ -13,6 +13,9 @@ use crate::status::Phase;
 /// Starts of one container after its first: with the next failure it crash-loops (DESIGN 8).
 pub(super) const CRASH_LOOP: u32 = 3;
 
+/// So long a revision must be known to this run of the agent before it is late: a look and a probe take their time.
+const ACQUAINTED: Duration = Duration::from_secs(10);
+
 /// What is to be said of a revision that starts, or is on trial.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
@@ -49,7 +52,11 @@ pub(super) fn judge(
         let block = record.document_of(revision).map(|document| &document.skerry);
         Duration::from_secs(block.map_or(0, of).into())
     };
-    let deadline = entered.after(secs(|block| block.ready_deadline_secs));
+    // An agent that just started has not seen yet what is ready all the same, and what is asked for anew has its time.
+    let begun = memory.changed(&revision.name).map_or(entered, |changed| entered.max(changed));
+    let first_seen = memory.first_seen(&revision.name).unwrap_or(world.now);
+    let deadline = begun.after(secs(|block| block.ready_deadline_secs));
+    let deadline = deadline.max(first_seen.after(ACQUAINTED));
     let may_fail = record.fallback_of(&revision.name).is_some();
     if may_fail {
         if let Some(trouble) = diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP) {
@@ -66,11 +73,11 @@ pub(super) fn judge(
     }
     if revision.phase == Phase::Probation {
         let over = entered.after(secs(|block| block.probation_secs));
-        return if over <= world.now && asked <= ready {
-            Verdict::Ready
-        } else {
-            Verdict::Open { until: Some(over).filter(|over| world.now < *over) }
-        };
+        if over <= world.now && asked <= ready {
+            return Verdict::Ready;
+        }
+        let next = [over, deadline].into_iter().filter(|at| world.now < *at).min();
+        return Verdict::Open { until: next };
     }
     Verdict::Open { until: Some(deadline).filter(|at| may_fail && world.now < *at) }
 }

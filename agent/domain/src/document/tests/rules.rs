@@ -266,4 +266,13 @@ fn the_skerry_block() {
             3:137 skerry.probes.main.liveness.exec MissingValue: exec is required: a probe of this block runs a command
         "#]],
     );
+    broken(
+        "name: hello",
+        &with("{capabilities: {add: [cap_net_admin, ALL, NET], drop: [all, chown, nothing]}}"),
+        &expect![[r#"
+            3:46 skerry.capabilities.add[1] InvalidValue: "ALL" is not valid here: the name of one capability, such as NET_ADMIN
+            3:51 skerry.capabilities.add[2] InvalidValue: "NET" is not valid here: the name of one capability, such as NET_ADMIN
+            3:76 skerry.capabilities.drop[2] InvalidValue: "nothing" is not valid here: the name of a capability, such as CHOWN, or ALL
+        "#]],
+    );
 }

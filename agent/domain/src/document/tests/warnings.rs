@@ -88,8 +88,21 @@ fn what_is_not_known_or_not_acted_on_is_said() {
             9:45 properties.template.scale.cooldownPeriod NotYetSupported: not acted on yet: the number of replicas does not follow the load
             9:55 properties.template.scale.rules NotYetSupported: not acted on yet: minReplicas replicas run, and one at least
             10:19 properties.template.serviceBinds Unsupported: development services are Azure's; run them as apps
-            11:70 properties.template.volumes[1].storageType NotYetSupported: not acted on yet: replicas wait with StorageMissing
             12:8 properties.template.x UnknownKey: "x" is not a key of the schema
+        "#]],
+    );
+}
+
+#[test]
+fn how_much_may_be_written_follows_from_the_cores_and_is_told() {
+    warned(
+        "hello:1",
+        "hello:1, resources: {cpu: 0.5, ephemeralStorage: 1Gi}}\n    volumes: [{name: a, mountOptions: 'size=3Gi'}, {name: b, mountOptions: 'size=1Gi,ro'}, {name: c, mountOptions: 'uid=7'}]\n    x: {",
+        &expect![[r#"
+            8:78 properties.template.containers[0].resources.ephemeralStorage ReadOnly: ignored: it follows from the cores, 2Gi for 0.50 of them
+            9:39 properties.template.volumes[0].mountOptions InvalidValue: taken as 2Gi, the most for 0.50 cores
+            9:116 properties.template.volumes[2].mountOptions Unsupported: "uid=7" means nothing to an EmptyDir; ro and size= do
+            10:8 properties.template.x UnknownKey: "x" is not a key of the schema
         "#]],
     );
 }
@@ -122,16 +135,13 @@ fn the_skerry_block_is_no_exception() {
     warned(
         "name: hello",
         &with(
-            "{force: true, updateStrategy: recreate, probationSeconds: 5, standby: frozen, updateWindow: {cron: '0 2 * * *', durationMinutes: 9}, devices: [{hostPath: /dev/a}], capabilities: {add: [A]}, probes: {main: {liveness: {exec: {command: [a]}}}}}",
+            "{force: true, updateStrategy: recreate, probationSeconds: 5, standby: frozen, updateWindow: {cron: '0 2 * * *', durationMinutes: 9}, devices: [{hostPath: /dev/a}], capabilities: {add: [NET_ADMIN]}, probes: {main: {liveness: {exec: {command: [a]}}}}}",
         ),
         &expect![[r#"
             3:17 skerry.force NotYetSupported: not acted on yet
             3:39 skerry.updateStrategy NotYetSupported: not acted on yet: the new revision starts beside the old one
             3:67 skerry.probationSeconds NotYetSupported: not acted on yet: the old revision stops once the new one is ready
             3:79 skerry.standby NotYetSupported: not acted on yet: no replica waits at zero
-            3:101 skerry.updateWindow NotYetSupported: not acted on yet: a new revision takes over as soon as it is ready
-            3:151 skerry.devices NotYetSupported: not acted on yet: the container does not get the device
-            3:187 skerry.capabilities NotYetSupported: not acted on yet: the container has the default capabilities
         "#]],
     );
 }

@@ -1,0 +1,114 @@
+//! A seeded world in which everything happens that happens to a board, 10,000 times.
+//!
+//! A run has a script, thrown from its seed: documents, crashes, lost power, full disks. A virtual clock jumps from
+//! event to event; the agent of a run goes round as the loop of the real one does, and after each round the rules are
+//! looked at. After the script nothing goes wrong any more, and in the end what runs must be what was asked for.
+//!
+//! ```text
+//!   script ─▶ events ─▶ board ─▶ looks, probes ─▶ plan ─▶ steps stored ─▶ published ─▶ deeds ─▶ events
+//! ```
+//!
+//! A run that breaks a rule is told with its seed, the part of its script that is enough to break it, and what
+//! happened. `SKERRY_SEED=n` plays one alone, `SKERRY_RUNS=n` another number of them.
+
+mod agent;
+mod asks;
+mod board;
+mod deeds;
+mod dice;
+mod end;
+mod events;
+mod rules;
+mod run;
+mod script;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use self::run::{Run, Violation};
+use self::script::Script;
+
+const RUNS: u64 = 10_000;
+
+/// Lines of what happened that are told.
+const TOLD: usize = 120;
+
+#[test]
+fn every_run_settles_and_none_breaks_a_rule() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("SKERRY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SKERRY_RUNS").unwrap_or(RUNS),
+    };
+    let middle = u64::midpoint(seeds.start, seeds.end);
+    let (start, end) = (seeds.start, seeds.end);
+    let broken = thread::scope(|scope| {
+        let halves = [start..middle, middle..end].map(|half| scope.spawn(move || play(half)));
+        let lists = halves.map(|half| half.join().expect("a run that panics is caught"));
+        lists.concat()
+    });
+    // One of each kind, and how many there were.
+    let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (seed, rule) in &broken {
+        kinds.entry(rule).or_default().push(*seed);
+    }
+    let mut report = String::new();
+    for (rule, seeds) in &kinds {
+        let _ =
+            writeln!(report, "{} runs: {rule}: {:?}", seeds.len(), &seeds[..seeds.len().min(8)]);
+    }
+    for (rule, seeds) in &kinds {
+        report.push_str(&told(seeds[0], rule));
+    }
+    assert!(broken.is_empty(), "{report}");
+}
+
+/// The runs that break a rule, and which.
+fn play(seeds: std::ops::Range<u64>) -> Vec<(u64, &'static str)> {
+    seeds
+        .filter_map(|seed| outcome(&Script::of(seed)).map(|violation| (seed, violation.rule)))
+        .collect()
+}
+
+fn outcome(script: &Script) -> Option<Violation> {
+    let played = catch_unwind(AssertUnwindSafe(|| Run::play(script, None).1.err()));
+    played.unwrap_or_else(|_| Some(Violation { rule: "panics", details: String::new() }))
+}
+
+/// The smallest part of a script that breaks the rule, and what happened in it.
+fn told(seed: u64, rule: &str) -> String {
+    let mut script = Script::of(seed);
+    let breaks = |script: &Script| outcome(script).is_some_and(|broken| broken.rule == rule);
+    let mut at = 0;
+    while at < script.happenings.len() {
+        let mut less = script.clone();
+        less.happenings.remove(at);
+        if breaks(&less) {
+            script = less;
+            at = 0;
+        } else {
+            at += 1;
+        }
+    }
+    let mut text = format!("\n== seed {seed}: {rule}\n");
+    if rule == "panics" {
+        let _ = writeln!(text, "{:#?}", script.happenings);
+        return text;
+    }
+    let (run, checked) = Run::play(&script, Some(Vec::new()));
+    let details = checked.err().map(|violation| violation.details).unwrap_or_default();
+    let _ = writeln!(text, "{details}\n-- it takes");
+    for (at, happening) in &script.happenings {
+        let _ = writeln!(text, "  {at:>8} {happening:?}");
+    }
+    let trace = run.trace.as_deref().unwrap_or_default();
+    let _ = writeln!(text, "-- what happened");
+    for line in &trace[trace.len().saturating_sub(TOLD)..] {
+        let line: String = line.chars().take(220).collect();
+        let _ = writeln!(text, "{line}");
+    }
+    let _ = writeln!(text, "-- how it stands at {}\n{}", run.now, run.summary());
+    text
+}

@@ -1,0 +1,385 @@
+//! Deeds: how what the agent orders is done, in stages, each of which may fail or be the last before the lights go out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::agent::RETRY;
+use super::asks::Fate;
+use super::board::{Real, Time};
+use super::run::{Checked, Event, Outcome, Run};
+use super::script::Point;
+use crate::model::{AppName, Digest, ReplicaName};
+use crate::plan::{Action, Doing};
+use crate::reason::Reason;
+use crate::replica::{ContainerState, FetchOrder, ReplicaOrder, ResolvedImage, Survey, Trouble};
+use crate::rollout;
+
+fn trouble(reason: Reason) -> Trouble {
+    Trouble { reason, details: "so it was thrown".to_owned() }
+}
+
+impl Run {
+    /// Takes note of what is about to be done.
+    pub(super) fn order(&mut self, action: &Action) {
+        self.note(|| format!("  {}", short(action)));
+        let doing = &mut self.agent.doing;
+        match action {
+            Action::Fetch(order) => drop(self.agent.fetching.insert(order.revision.clone())),
+            Action::Survey(app, _) => drop(self.agent.surveying.insert(app.clone())),
+            Action::Start(order) => {
+                doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(order)));
+            }
+            Action::Restart(order, ..) => {
+                doing.insert(order.replica.clone(), Doing::Restarting(Arc::clone(order)));
+            }
+            Action::Stop(replica, _) => {
+                let before = doing.insert(replica.clone(), Doing::Stopping);
+                let Some(Doing::Starting(order)) = before else { return };
+                // It is given up: who starts it ends it, unless it is too late for that.
+                self.agent.given_up.insert(replica.clone());
+                let made = Real::made_by(&order).seen;
+                self.agent.sight.replicas.entry(replica.clone()).or_insert(made);
+                let runs = self.board.replicas.get(replica).is_some_and(Real::lives);
+                if !runs {
+                    let after = self.dice.span(1, 50);
+                    self.soon(after, Event::Removed(replica.clone()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn begin(&mut self, action: Action) {
+        match action {
+            Action::Fetch(order) => {
+                let after = self.dice.span(5, 30_000);
+                self.soon(after, Event::Fetched(order));
+            }
+            Action::Start(order) => self.begin_start(order),
+            Action::Restart(order, container, grace) => {
+                let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
+                let after = 1 + self.dice.span(0, 300).min(grace);
+                self.soon(after, Event::Halves(order, container));
+            }
+            Action::Stop(replica, grace) => self.begin_stop(replica, grace),
+            Action::Survey(app, replicas) => {
+                let after = self.dice.span(1, 500);
+                self.soon(after, Event::Surveyed(app, replicas));
+            }
+        }
+    }
+
+    fn begin_start(&mut self, order: Arc<ReplicaOrder>) {
+        let made = self.dice.span(1, 400);
+        let runs = made + self.dice.span(1, 3_000);
+        let image = order.template.containers.first().map(|main| main.image.clone());
+        if self.fails() {
+            let fails = if self.dice.once_in(2) { 1 } else { runs };
+            if made < fails {
+                self.soon(made, Event::Makes(Arc::clone(&order)));
+            }
+            return self.soon(fails, Event::StartFails(order));
+        }
+        self.soon(made, Event::Makes(Arc::clone(&order)));
+        match Fate::of(&image.unwrap_or_default()) {
+            Fate::InitHangs => (),
+            Fate::InitFails => self.soon(runs, Event::StartFails(order)),
+            Fate::Good
+            | Fate::Slow
+            | Fate::Late
+            | Fate::Missing
+            | Fate::Crashes
+            | Fate::Deaf
+            | Fate::Ailing
+            | Fate::Fickle => self.soon(runs, Event::Runs(order)),
+        }
+    }
+
+    fn begin_stop(&mut self, replica: ReplicaName, grace: Duration) {
+        // One that was given up while it started ends by itself.
+        let observed = self.board.replicas.get(&replica);
+        if self.agent.given_up.contains(&replica) {
+            return;
+        }
+        let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
+        let ends = match observed {
+            Some(real) if real.lives() && self.dice.once_in(6) => grace,
+            Some(real) if real.lives() => self.dice.span(1, 2_000).min(grace),
+            Some(_) | None => 1,
+        };
+        if self.fails() {
+            if self.dice.once_in(2) {
+                self.at(self.now + ends, Event::Ends(replica.clone()));
+            }
+            return self.soon(ends + RETRY, Event::Stopped(replica, Outcome::Failed));
+        }
+        // The signal is sent: it ends whether the agent lives to see it or not.
+        self.at(self.now + ends, Event::Ends(replica.clone()));
+        let after = ends + self.dice.span(1, 400);
+        self.soon(after, Event::Removed(replica));
+    }
+
+    /// A start that was not given up goes on.
+    pub(super) fn makes(&mut self, order: &Arc<ReplicaOrder>) {
+        if self.still_starts(&order.replica) {
+            self.board.replicas.insert(order.replica.clone(), Real::made_by(order));
+            self.board.namespaces.insert(order.replica.clone());
+            self.falls_at(Point::Made);
+        }
+    }
+
+    fn still_starts(&self, replica: &ReplicaName) -> bool {
+        matches!(self.agent.doing.get(replica), Some(Doing::Starting(_)))
+    }
+
+    pub(super) fn runs(&mut self, order: &Arc<ReplicaOrder>) -> Checked {
+        let name = &order.replica;
+        if !self.still_starts(name) {
+            return Ok(());
+        }
+        if !self.board.replicas.contains_key(name) {
+            // Somebody took its records away meanwhile.
+            self.soon(1, Event::StartFails(Arc::clone(order)));
+            return Ok(());
+        }
+        let names = order.template.containers.iter().map(|one| one.name.clone()).collect();
+        self.begin_containers(name, names)?;
+        if self.falls_at(Point::Ran) {
+            return Ok(());
+        }
+        let after = self.dice.span(1, 60);
+        self.soon(after, Event::Started(name.clone(), Outcome::Well));
+        Ok(())
+    }
+
+    fn begin_containers(&mut self, name: &ReplicaName, containers: Vec<String>) -> Checked {
+        let since = self.board.moment(self.now);
+        let Some(real) = self.board.replicas.get_mut(name) else { return Ok(()) };
+        let main = containers.iter().any(|one| one == "main");
+        for container in containers {
+            real.seen.containers.insert(container, ContainerState::Running { since });
+        }
+        self.proved.remove(name);
+        if main && let Some(ends) = real.begin(self.now, &mut self.dice) {
+            let starts = real.starts;
+            self.at(ends, Event::Exits(name.clone(), "main".to_owned(), starts));
+        }
+        self.check_run(name)
+    }
+
+    pub(super) fn start_fails(&mut self, order: &Arc<ReplicaOrder>) {
+        let name = &order.replica;
+        if !self.still_starts(name) {
+            return;
+        }
+        // What was half made is taken away at once; where that fails too, a later look finds it.
+        if !self.fails() {
+            self.board.replicas.remove(name);
+            self.board.namespaces.remove(name);
+        }
+        self.started(name, Outcome::Failed);
+    }
+
+    pub(super) fn started(&mut self, name: &ReplicaName, outcome: Outcome) {
+        let order = match self.agent.doing.get(name) {
+            Some(Doing::Starting(order)) => Arc::clone(order),
+            Some(Doing::Stopping) => {
+                // It was given up in the moment in which it ended: the next plan finds it.
+                self.agent.given_up.remove(name);
+                self.agent.doing.remove(name);
+                self.end(name);
+                self.agent.sight.ended.remove(name);
+                return self.look();
+            }
+            Some(Doing::Restarting(_)) | None => return,
+        };
+        self.agent.doing.remove(name);
+        self.end(name);
+        match outcome {
+            Outcome::Well => {
+                let since = self.board.moment(self.now);
+                let mut seen = Real::made_by(&order).seen;
+                for state in seen.containers.values_mut() {
+                    *state = ContainerState::Running { since };
+                }
+                self.agent.sight.replicas.insert(name.clone(), seen);
+                self.agent.sight.namespaces.insert(name.clone());
+                self.agent.memory.started(&order.revision);
+            }
+            Outcome::Failed => {
+                let now = self.board.moment(self.now);
+                let failed = trouble(Reason::ContainerStartFailed);
+                self.agent.memory.start_failed(order.revision.clone(), failed, now);
+            }
+        }
+        self.look();
+    }
+
+    /// The first half of a restart: the container and its record are gone, and with its only container the replica.
+    pub(super) fn halves(&mut self, order: Arc<ReplicaOrder>, container: String) {
+        let name = &order.replica;
+        if self.fails() || !self.board.replicas.contains_key(name) {
+            let after = self.dice.span(1, 50);
+            return self.soon(after, Event::Restarted(name.clone(), container, Outcome::Failed));
+        }
+        let real = self.board.replicas.get_mut(name).expect("it was asked for");
+        real.seen.containers.remove(&container);
+        let taken = real.seen.containers.is_empty().then(|| self.board.replicas.remove(name));
+        if self.falls_at(Point::Halved) {
+            return;
+        }
+        let after = self.dice.span(1, 500);
+        self.soon(after, Event::Whole(order, container, taken.flatten().map(Box::new)));
+    }
+
+    pub(super) fn whole(
+        &mut self,
+        order: &Arc<ReplicaOrder>,
+        container: String,
+        taken: Option<Box<Real>>,
+    ) -> Checked {
+        let name = &order.replica;
+        if let Some(real) = taken {
+            self.board.replicas.insert(name.clone(), *real);
+        }
+        let after = self.dice.span(1, 60);
+        if self.fails() || !self.board.namespaces.contains(name) {
+            let made = self.board.replicas.get_mut(name);
+            if let Some(real) = made {
+                real.seen.containers.insert(container.clone(), ContainerState::Created);
+            }
+            self.soon(after, Event::Restarted(name.clone(), container, Outcome::Failed));
+            return Ok(());
+        }
+        self.begin_containers(name, vec![container.clone()])?;
+        self.soon(after, Event::Restarted(name.clone(), container, Outcome::Well));
+        Ok(())
+    }
+
+    pub(super) fn restarted(&mut self, name: &ReplicaName, container: &str, outcome: Outcome) {
+        if !matches!(self.agent.doing.get(name), Some(Doing::Restarting(_))) {
+            return;
+        }
+        self.agent.doing.remove(name);
+        self.end(name);
+        let now = self.board.moment(self.now);
+        let failed = match outcome {
+            Outcome::Well => {
+                if let Some(known) = self.agent.sight.replicas.get_mut(name) {
+                    let state = ContainerState::Running { since: now };
+                    known.containers.insert(container.to_owned(), state);
+                }
+                None
+            }
+            Outcome::Failed => Some(trouble(Reason::ContainerStartFailed)),
+        };
+        self.agent.memory.restarted(name, container, failed, now);
+        self.look();
+    }
+
+    /// The processes of a replica that was told to stop end.
+    pub(super) fn ends(&mut self, name: &ReplicaName) {
+        let at = self.board.moment(self.now);
+        let Some(real) = self.board.replicas.get_mut(name) else { return };
+        for state in real.seen.containers.values_mut() {
+            if matches!(state, ContainerState::Running { .. }) {
+                *state = ContainerState::Exited { code: 0, oom: false, at, words: String::new() };
+            }
+        }
+        if self.agent.up && !self.falls_at(Point::Ended) {
+            self.soon(1, Event::Pulse);
+        }
+    }
+
+    /// The rest of a replica goes too.
+    pub(super) fn removed(&mut self, name: &ReplicaName) {
+        if !matches!(self.agent.doing.get(name), Some(Doing::Stopping)) {
+            return;
+        }
+        self.agent.given_up.remove(name);
+        if self.is_containerd_away() {
+            return self.soon(RETRY, Event::Stopped(name.clone(), Outcome::Failed));
+        }
+        self.board.replicas.remove(name);
+        self.board.namespaces.remove(name);
+        self.stopped(name, Outcome::Well);
+    }
+
+    pub(super) fn stopped(&mut self, name: &ReplicaName, outcome: Outcome) {
+        self.agent.doing.remove(name);
+        self.end(name);
+        match outcome {
+            Outcome::Well => {
+                self.agent.sight.replicas.remove(name);
+                self.agent.sight.namespaces.remove(name);
+            }
+            Outcome::Failed => drop(self.agent.sight.ended.remove(name)),
+        }
+        self.look();
+    }
+
+    pub(super) fn fetched(&mut self, order: &FetchOrder) {
+        if self.falls_at(Point::Fetched) {
+            return;
+        }
+        let revision = &order.revision;
+        self.agent.fetching.remove(revision);
+        let now = self.board.moment(self.now);
+        let absent = |image: &String| match Fate::of(image) {
+            Fate::Missing => true,
+            Fate::Late => !self.calm,
+            Fate::Good
+            | Fate::Slow
+            | Fate::Crashes
+            | Fate::Deaf
+            | Fate::Ailing
+            | Fate::Fickle
+            | Fate::InitFails
+            | Fate::InitHangs => false,
+        };
+        if order.images.iter().any(absent) || self.fails() || self.now < self.troubles.disk {
+            let failed = trouble(Reason::ImageNotFound);
+            return self.agent.memory.fetch_failed(revision.clone(), failed, now);
+        }
+        self.agent.memory.fetched(revision);
+        let mut apps = self.agent.state.apps.values_mut();
+        let Some(record) = apps.find(|app| app.revision(revision).is_some()) else { return };
+        let template = record.revision(revision).map(|known| Arc::clone(&known.template));
+        let mut wanted = template.iter().flat_map(|template| &template.containers);
+        if wanted.any(|container| !order.images.contains(&container.image)) {
+            let failed = trouble(Reason::PullingImage);
+            return self.agent.memory.fetch_failed(revision.clone(), failed, now);
+        }
+        let images = order.images.iter().map(image).collect();
+        rollout::staged(record, revision, images, &self.agent.settings.boot, now);
+    }
+
+    pub(super) fn surveyed(&mut self, app: AppName, replicas: &[ReplicaName]) {
+        self.agent.surveying.remove(&app);
+        let now = self.board.moment(self.now);
+        let there = replicas.iter().filter(|name| self.board.replicas.contains_key(*name));
+        let survey = Survey {
+            available: if self.now < self.troubles.memory { 0 } else { 4 << 30 },
+            total: 8 << 30,
+            working_sets: there.clone().map(|name| (name.clone(), 50 << 20)).collect(),
+            locked_by: there.take(1).find(|_| self.now < self.troubles.locks).cloned(),
+        };
+        let failed = self.fails().then(|| trouble(Reason::ContainerdUnavailable));
+        self.agent.memory.surveyed(app, failed.map_or(Ok(survey), Err), now);
+    }
+}
+
+fn image(reference: &String) -> (String, ResolvedImage) {
+    let digest = Digest::of(reference.as_bytes());
+    let name = reference.clone();
+    (name.clone(), ResolvedImage { reference: name.clone(), name, digest, warning: None })
+}
+
+fn short(action: &Action) -> String {
+    match action {
+        Action::Fetch(order) => format!("fetch {}", order.revision),
+        Action::Start(order) => format!("start {} at {}", order.replica, order.place.address),
+        Action::Restart(order, container, _) => format!("restart {container} of {}", order.replica),
+        Action::Stop(replica, grace) => format!("stop {replica} within {grace:?}"),
+        Action::Survey(app, replicas) => format!("survey for {app}: {replicas:?}"),
+    }
+}

@@ -1,0 +1,184 @@
+//! What must be in the end, when nothing went wrong for a long time: what runs is what was asked for.
+
+use std::collections::BTreeMap;
+
+use super::asks::Fate;
+use super::rules::{asked, is_single, kept};
+use super::run::{Checked, Run, broken};
+use crate::model::{AppName, RevisionName};
+use crate::state::{AppRecord, RevisionRecord};
+use crate::status::Phase;
+use crate::view;
+
+impl Run {
+    pub(super) fn check_end(&mut self) -> Checked {
+        if !self.agent.up {
+            return broken("the agent did not come back", "");
+        }
+        self.check_leftovers()?;
+        let (names, fleet) = (BTreeMap::new(), self.fleet());
+        let scene = self.scene(&fleet, &names);
+        for record in self.agent.state.apps.values() {
+            self.check_app(record)?;
+            let status = view::app_status(record, scene);
+            for told in &status.revisions {
+                let revision = record.revisions.iter().find(|one| one.name == told.name);
+                let wanted = revision.map_or(0, |revision| kept(record, revision));
+                if told.active && told.ready_replicas < wanted && told.reason.is_none() {
+                    let details = format!("{}: {told:?}", told.name);
+                    return broken("not as asked for, and no reason why", details);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is there that belongs to nobody.
+    fn check_leftovers(&self) -> Checked {
+        for (name, real) in &self.board.replicas {
+            if !self.board.namespaces.contains(name) {
+                return broken("a replica without a network is left over", name.to_string());
+            }
+            let record = self.agent.state.apps.get(&real.seen.app);
+            let revision = record.and_then(|record| {
+                record.revisions.iter().find(|known| known.name == real.seen.revision)
+            });
+            if revision.is_none_or(|revision| !revision.active)
+                || real.seen.boot != self.board.boot()
+            {
+                return broken("a replica is left over", name.to_string());
+            }
+        }
+        let stray =
+            self.board.namespaces.iter().find(|name| !self.board.replicas.contains_key(*name));
+        match stray {
+            Some(name) => broken("a network is left over", name.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_app(&self, record: &AppRecord) -> Checked {
+        let Some(latest) = record.latest() else {
+            return match self.running_of(&record.name).is_empty() {
+                true => Ok(()),
+                false => broken("a removed app runs", record.name.to_string()),
+            };
+        };
+        if !is_single(record) {
+            let active = record.revisions.iter().filter(|one| one.active);
+            return active
+                .filter(|one| is_well(record, one) && !self.is_blocked(record, one))
+                .try_for_each(|one| self.check_replicas(record, one));
+        }
+        if is_well(record, latest) && !self.is_blocked(record, latest) {
+            return self
+                .check_replicas(record, latest)
+                .and_then(|()| self.check_alone_in(record, latest));
+        }
+        let Some(serving) = record.serving() else { return Ok(()) };
+        let tries = matches!(latest.phase, Phase::Starting | Phase::Probation);
+        if tries && serving.name != latest.name && 0 < asked(record, latest) {
+            let details = format!("{} is {:?}", latest.name, latest.phase);
+            return broken("what fails is not rolled back", details);
+        }
+        if !is_well(record, serving) || self.is_blocked(record, serving) {
+            return Ok(());
+        }
+        self.check_replicas(record, serving).and_then(|()| self.check_alone_in(record, serving))
+    }
+
+    /// A revision that is well is there for good, with the replicas that it is asked to have, all ready.
+    fn check_replicas(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let wanted = asked(record, revision);
+        let is_off = record.stopped || record.scale.replicas == Some(0);
+        let rolled_back = revision.phase == Phase::RolledBack;
+        if !is_off && (revision.active || rolled_back) && revision.phase != Phase::Committed {
+            let details = format!("{} is {:?}", revision.name, revision.phase);
+            return broken("what is well does not take over", details);
+        }
+        let running = self.running_of(&record.name);
+        let (there, ready) = running.get(&revision.name).copied().unwrap_or_default();
+        if (there, ready) == (wanted, wanted) {
+            return Ok(());
+        }
+        let details =
+            format!("{}: {there} run, {ready} are ready, {wanted} are asked for", revision.name);
+        broken("what runs is not what was asked for", details)
+    }
+
+    /// In Single mode nothing else runs beside it.
+    fn check_alone_in(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
+        let running = self.running_of(&record.name);
+        match running.keys().find(|name| **name != revision.name) {
+            Some(other) => broken("a revision that is over runs", other.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// How many replicas of each revision there are, and how many of them are ready.
+    fn running_of(&self, app: &AppName) -> BTreeMap<RevisionName, (u32, u32)> {
+        let mut running: BTreeMap<RevisionName, (u32, u32)> = BTreeMap::new();
+        for real in self.board.replicas.values().filter(|real| real.seen.app == *app) {
+            let counts = running.entry(real.seen.revision.clone()).or_default();
+            counts.0 += 1;
+            counts.1 += u32::from(real.is_ready(self.now));
+        }
+        running
+    }
+
+    /// Another replica holds a device that it needs, or it is asked to have more replicas than can hold one.
+    fn is_blocked(&self, record: &AppRecord, revision: &RevisionRecord) -> bool {
+        let devices = &revision.template.extras.devices;
+        let held = devices.iter().any(|device| {
+            self.board.replicas.values().any(|real| {
+                real.seen.revision != revision.name && real.devices.contains(&device.host_path)
+            })
+        });
+        held || !devices.is_empty() && 1 < asked(record, revision)
+    }
+
+    /// The state of things, for people who look for a fault.
+    pub(super) fn summary(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for record in self.agent.state.apps.values() {
+            let _ = writeln!(
+                text,
+                "  {} removed {} stopped {} scale {}",
+                record.name, record.removed, record.stopped, record.scale
+            );
+            for one in &record.revisions {
+                let _ = writeln!(
+                    text,
+                    "    {} {} {:?} active {} was_ready {} images {}",
+                    one.name,
+                    one.template.containers[0].image,
+                    one.phase,
+                    one.active,
+                    one.was_ready,
+                    one.images.len()
+                );
+            }
+        }
+        for (name, real) in &self.board.replicas {
+            let doing = self.agent.doing.get(name).is_some();
+            let _ = writeln!(
+                text,
+                "  {name} {} {:?} ready {} network {} doing {doing} health {:?}",
+                real.seen.boot,
+                real.seen.containers,
+                real.is_ready(self.now),
+                self.board.namespaces.contains(name),
+                self.agent.health.get(name),
+            );
+        }
+        text
+    }
+}
+
+/// Left alone it becomes ready in time.
+fn is_well(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let fate = Fate::of(&revision.template.containers[0].image);
+    let deadline = record.document().map_or(0, |document| document.skerry.ready_deadline_secs);
+    fate.is_well() && (fate == Fate::Good || 60 <= deadline)
+}
