@@ -4,6 +4,7 @@
 const WIDE: &[&str] = &[
     "AppStatus.generation",
     "JobStatus.generation",
+    "EnvironmentStatus.generation",
     "DeviceStatus.epoch",
     "Hello.epoch",
     "KnownApp.generation",
@@ -14,6 +15,7 @@ const WIDE: &[&str] = &[
 fn main() -> std::io::Result<()> {
     let mut builder = tonic_prost_build::configure()
         .btree_map(".")
+        .skip_debug([".skerry.v1.SecretRequest", ".skerry.v1.ApplyRequest"])
         .type_attribute(".skerry.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute(".skerry.v1", "#[serde(rename_all = \"camelCase\", default)]");
     for field in WIDE {

@@ -11,7 +11,7 @@ mod sources;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,7 @@ use crate::containerd::images::Images;
 use crate::containerd::{self, Containerd};
 use crate::inbox::{INBOX_DEPTH, Inbox};
 use crate::ingress::{self, Ingress};
+use crate::keys::Keys;
 use crate::mdns::{self, MdnsSettings};
 use crate::mqtt::{self, MqttSettings, Session};
 use crate::netlink::Netlink;
@@ -137,6 +138,21 @@ fn boot_id() -> String {
     id.trim().to_owned()
 }
 
+/// The folder in which systemd gives credentials, where it gives any.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+fn about(config: &Config, public_key: String) -> About {
+    About {
+        device: config.device.id.clone(),
+        tags: config.device.tags.clone(),
+        boot_id: boot_id(),
+        public_key,
+        control_plane: config.mqtt.url.clone(),
+    }
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         device: config.device.id.clone(),
@@ -147,7 +163,7 @@ fn settings(config: &Config) -> Settings {
         allowances: Allowances {
             devices: config.devices.allow.clone(),
             capabilities: config.devices.capabilities.clone(),
-            storages: config.storage.allow.clone(),
+            storages: config.allowed_storages(),
         },
     }
 }
@@ -179,10 +195,14 @@ fn containerd(
 async fn serve(config: &Config) -> Result<(), AgentError> {
     let clock = Clock::default();
     let dir = config.state.dir.clone();
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir)).await;
+    // Before the store, which seals with one of them.
+    let Keys { records, device } = Keys::load(&dir, credentials().as_deref())?;
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, &records)).await;
     let (store, loaded) = opened.map_err(|_| AgentError::StorePanicked)??;
+    let (public_key, device_key) = (device.public(), Arc::new(device));
     let session = if loaded.rebuilt.is_some() { Session::Fresh } else { Session::Resumed };
-    let broker = MqttSettings::new(config, env!("CARGO_PKG_VERSION"), &boot_id(), session)?;
+    let broker =
+        MqttSettings::new(config, env!("CARGO_PKG_VERSION"), &boot_id(), &public_key, session)?;
     let socket = ApiSocket::bind(&config.socket())?;
     let (runtime, images, connection) = containerd(config, clock)?;
     // Before the loop asks for the first image, or it would not wait for one that is about to be imported.
@@ -193,9 +213,16 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
     let wires = Wires::default();
     let network = Netlink::new(config, [80], wires.redirects.subscribe());
+    let ingress = Ingress::new(
+        ingress::Settings::new(config.ingress.http),
+        published.routes.clone(),
+        wires.troubles.clone(),
+        tasks.clone(),
+    );
     let reconciler = Reconciler::new(Parts {
         runtime: runtime.clone(),
         network: network.clone(),
+        drain: ingress.drain(),
         store,
         loaded,
         clock,
@@ -206,13 +233,8 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         reports: wires.reports(),
         publisher: levels,
         durable_events: broker.is_some(),
+        device_key,
     });
-    let ingress = Ingress::new(
-        ingress::Settings::new(config.ingress.http),
-        published.routes.clone(),
-        wires.troubles.clone(),
-        tasks.clone(),
-    );
     info!(version = env!("CARGO_PKG_VERSION"), device = config.device.id, "skerry starts");
     tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
@@ -228,7 +250,8 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
         tasks.spawn_short(info_span!("preload"), preload);
     }
-    spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock);
+    let about = about(config, public_key);
+    spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock, about);
     watch_dir_of(&tasks, config, &inbox, &published);
 
     let mut device = published.device.clone();
@@ -328,6 +351,7 @@ fn spawn_api(
     published: &Published,
     wires: &Wires,
     clock: Clock,
+    about: About,
 ) {
     let api = Api {
         inbox: inbox.clone(),
@@ -335,12 +359,7 @@ fn spawn_api(
         images: sources::BoardImages::new(images, inbox.clone()),
         spool_dir: config.state.dir.join("spool"),
         logs: sources::BoardLogs::new(config.log_dir(), tasks.clone()),
-        about: About {
-            device: config.device.id.clone(),
-            tags: config.device.tags.clone(),
-            boot_id: boot_id(),
-            control_plane: config.mqtt.url.clone(),
-        },
+        about,
         link: wires.link.subscribe(),
         clock,
         stop: tasks.stop_signal(),

@@ -381,6 +381,12 @@ impl Config {
         }
     }
 
+    /// What environment documents may name: the folder for volumes always, and what the owner adds.
+    pub fn allowed_storages(&self) -> Vec<String> {
+        let own = self.state.dir.join("volumes").to_string_lossy().into_owned();
+        std::iter::once(own).chain(self.storage.allow.iter().cloned()).collect()
+    }
+
     /// The socket of the local API.
     pub fn socket(&self) -> PathBuf {
         self.state.run_dir.join("agent.sock")

@@ -2,10 +2,12 @@
 //!
 //! Each request carries the door its answer goes out by. An answer of `Ok` means that what was asked is durable.
 
+use std::fmt;
+
 use bytes::Bytes;
 use domain::document::Finding;
 use domain::document::TrafficEntry;
-use domain::model::{AppName, RevisionName, RevisionSuffix};
+use domain::model::{AppName, EnvironmentName, RevisionName, RevisionSuffix};
 use domain::replica::Secret;
 use domain::status::Source;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +22,6 @@ pub type Inbox = mpsc::Sender<Request>;
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// What the loop is asked.
-#[derive(Debug)]
 pub enum Request {
     /// A document, as received. Empty payloads are allowed: they mean `DesiredCleared`.
     Document {
@@ -55,6 +56,15 @@ pub enum Request {
         /// The answer.
         reply: Reply<()>,
     },
+    /// Forget the document of an environment. From `file` only; a document with `absent` does it otherwise.
+    DeleteEnvironment {
+        /// From where.
+        source: Source,
+        /// Which.
+        environment: EnvironmentName,
+        /// The answer.
+        reply: Reply<()>,
+    },
     /// Start or stop an app (ACA's `start` and `stop`).
     Run {
         /// Which.
@@ -73,7 +83,8 @@ pub enum Request {
         /// The answer.
         reply: Reply<RevisionName>,
     },
-    /// Change the split, over the document's. ACA's rule of re-weighting holds for what is not named.
+    /// Change the split, over the document's. ACA's rule of re-weighting holds for what is not named. With nothing to
+    /// change it is a question, and nothing is stored.
     Traffic {
         /// Whose.
         app: AppName,
@@ -81,7 +92,7 @@ pub enum Request {
         weights: Vec<TrafficEntry>,
         /// Labels that name another revision, or none, from now on.
         labels: Vec<(String, Option<RevisionName>)>,
-        /// The answer: the split as it is now.
+        /// The answer: the split as it is now, with each label at the revision it names, also where it has no weight.
         reply: Reply<Vec<TrafficEntry>>,
     },
     /// Set a secret's value, or remove a secret that was set here.
@@ -114,6 +125,25 @@ pub enum Request {
         /// Their numbers.
         events: Vec<u64>,
     },
+}
+
+/// The kind alone: documents come in here with the values of their secrets.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Document { .. } => "Document",
+            Self::Scale { .. } => "Scale",
+            Self::Delete { .. } => "Delete",
+            Self::Run { .. } => "Run",
+            Self::Revision { .. } => "Revision",
+            Self::Traffic { .. } => "Traffic",
+            Self::Secret { .. } => "Secret",
+            Self::Secrets { .. } => "Secrets",
+            Self::Connecting { .. } => "Connecting",
+            Self::ImagesChanged => "ImagesChanged",
+            Self::Delivered { .. } => "Delivered",
+        })
+    }
 }
 
 /// What is done to a revision.
@@ -159,15 +189,41 @@ pub enum Subject {
     App(String),
     /// `jobs/{job}`.
     Job(String),
+    /// `environments/{environment}`.
+    Environment(String),
     /// A file or a command line: the document must name itself.
     Itself,
+}
+
+/// What a document is about. Each kind has names of its own: a refused job is no word about an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An app.
+    App,
+    /// A job.
+    Job,
+    /// An environment.
+    Environment,
+}
+
+impl Kind {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Job => "job",
+            Self::Environment => "environment",
+        }
+    }
 }
 
 /// A document was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// The app or job.
+    /// The app, job or environment.
     pub name: String,
+    /// Which of the three.
+    pub kind: Kind,
     /// Something changed; a repeat of what is in force does not.
     pub changed: bool,
     /// What is not acted on.

@@ -3,19 +3,22 @@
 //! ```text
 //!   mqtt ─┐                        ┌─▶ containerd   (Runtime)
 //!   api  ─┼─▶ inbox ─▶ reconcile ──┼─▶ netlink      (Network)
-//!   files ┘              │   ▲     └─▶ sled_store   (Store)
+//!   files ┘              │   ▲     ├─▶ sled_store   (Store)
+//!                        │   │     └─▶ ingress      (Drain)
 //!                        ▼   │
 //!                    published: routes ─▶ ingress · zones ─▶ dns · announcements ─▶ mdns
 //!                               probes ─▶ probe ─▶ health ─┘ · statuses, outbox ─▶ mqtt, api
 //! ```
 //!
-//! Ports (`runtime`, `network`, `store`) speak the domain's words. Adapters implement one each and don't know each
+//! Ports (`runtime`, `network`, `store`, `drain`) speak the domain's words. Adapters implement one each and don't know each
 //! other; they meet on the channels of `inbox` and `published`, which `main` wires.
 
 // Ports, channels and the loop.
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod inbox;
+pub mod keys;
 pub mod network;
 pub mod published;
 pub mod reconcile;

@@ -15,6 +15,7 @@
 
 mod absorb;
 mod act;
+mod environments;
 mod ledger;
 mod publish;
 mod requests;
@@ -43,7 +44,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, ZoneFiles};
-use crate::inbox::{INBOX_DEPTH, Request};
+use crate::drain::Drain;
+use crate::inbox::{INBOX_DEPTH, Kind, Request};
+use crate::keys::DeviceKey;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Publisher, Reports};
 use crate::runtime::{Runtime, RuntimeError};
@@ -81,6 +84,7 @@ const REFUSALS_KEPT: usize = 64;
 pub struct Reconciler<R, N, S> {
     runtime: R,
     network: N,
+    drain: Arc<dyn Drain>,
     /// Away only while a commit runs on a thread that may block.
     store: Option<S>,
     clock: Clock,
@@ -90,6 +94,9 @@ pub struct Reconciler<R, N, S> {
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     reports: Reports,
     publisher: Publisher,
+    device_key: Arc<DeviceKey>,
+    /// Secrets whose stored values could not be opened: whose, and their names.
+    lost_secrets: Vec<(String, String)>,
     /// Keep events on disk: there is a control plane to take them.
     durable_events: bool,
 
@@ -112,13 +119,6 @@ pub struct Reconciler<R, N, S> {
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
     rounds: u64,
-}
-
-/// Apps and jobs have names of their own: a refused job is no word about an app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    App,
-    Job,
 }
 
 /// Why the latest document of a name was refused.
@@ -195,6 +195,8 @@ pub struct Parts<R, N, S> {
     pub runtime: R,
     /// The board's network.
     pub network: N,
+    /// Whoever serves requests.
+    pub drain: Arc<dyn Drain>,
     /// Durable state.
     pub store: S,
     /// What it held at start.
@@ -215,6 +217,8 @@ pub struct Parts<R, N, S> {
     pub publisher: Publisher,
     /// There is a control plane that takes events.
     pub durable_events: bool,
+    /// What opens sealed values.
+    pub device_key: Arc<DeviceKey>,
 }
 
 impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
@@ -225,6 +229,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let mut this = Self {
             runtime: parts.runtime,
             network: parts.network,
+            drain: parts.drain,
             store: Some(parts.store),
             clock: parts.clock,
             settings: parts.settings,
@@ -233,6 +238,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             outcomes: mpsc::unbounded_channel(),
             reports: parts.reports,
             publisher: parts.publisher,
+            device_key: parts.device_key,
+            lost_secrets: parts.loaded.lost_secrets,
             durable_events: parts.durable_events,
             state: parts.loaded.state,
             recent: parts.loaded.outbox.iter().cloned().collect(),
@@ -254,6 +261,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         };
         if let Some(words) = parts.loaded.rebuilt {
             this.emit(Reason::StoreRebuilt, None, None, None, words);
+        }
+        if let Some(trouble) = this.lost_values() {
+            this.emit(trouble.reason, None, None, None, trouble.details);
         }
         this
     }
@@ -350,6 +360,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &self.reports.health.borrow_and_update().clone(),
+            environments: &self.state.environments,
             doing: &self.doing,
             fetching: &self.fetching,
             surveying: &self.surveying,

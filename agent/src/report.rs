@@ -3,12 +3,29 @@
 use std::error::Error;
 use std::fmt;
 
+/// Characters of the longest name there is, and some that were typed too much.
+const LONGEST_NAME: usize = 100;
+
 /// An error that knows what its reader could do next.
 pub trait Hint: Error + 'static {
     /// One imperative sentence without a full stop, where there is one.
     fn hint(&self) -> Option<String> {
         None
     }
+}
+
+/// What was meant, perhaps: the known word that is nearest to `text`.
+pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing is quadratic, and no name is that long.
+    if LONGEST_NAME < text.len() {
+        return None;
+    }
+    known
+        .map(|word| (strsim::damerau_levenshtein(text, word), word))
+        // A third of the letters wrong is another name, not a slip.
+        .filter(|(distance, word)| *distance <= word.len().div_ceil(3))
+        .min()
+        .map(|(_, word)| word)
 }
 
 /// For logs and details: `outer: inner: root`.

@@ -20,6 +20,8 @@ pub struct Loaded {
     pub outbox: Vec<Event>,
     /// The store would not open and was rebuilt; in words, for an event.
     pub rebuilt: Option<String>,
+    /// Secrets whose values could not be opened: whose, and their names.
+    pub lost_secrets: Vec<(String, String)>,
 }
 
 /// How the store fails.

@@ -12,4 +12,31 @@ pub mod record {
     tonic::include_proto!("skerry.record.v1");
 }
 
+/// Requests that carry values of secrets, in words that do not.
+mod quiet {
+    use std::fmt;
+
+    use crate::v1::{ApplyRequest, SecretRequest};
+
+    impl fmt::Debug for SecretRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let value = self.value.as_ref().map(|_| "***");
+            f.debug_struct("SecretRequest")
+                .field("app", &self.app)
+                .field("name", &self.name)
+                .field("value", &value)
+                .finish()
+        }
+    }
+
+    impl fmt::Debug for ApplyRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("ApplyRequest")
+                .field("bytes", &self.document.len())
+                .field("force", &self.force)
+                .finish()
+        }
+    }
+}
+
 mod wide;

@@ -173,6 +173,11 @@ impl Control {
         seen.all.iter().filter(|message| message.topic == topic).cloned().collect()
     }
 
+    /// Every message that came, oldest first.
+    pub fn everything(&self) -> Vec<Message> {
+        self.mailbox.seen().all.clone()
+    }
+
     /// How many messages have come in all: a mark for [`Control::await_since`].
     pub fn mark(&self) -> usize {
         self.mailbox.seen().all.len()

@@ -25,7 +25,9 @@ const ADAPTERS: &[&str] = &[
 const PORTS: &[&str] = &[
     "clock",
     "config",
+    "drain",
     "inbox",
+    "keys",
     "network",
     "published",
     "reconcile",
@@ -173,6 +175,8 @@ fn each_library_of_the_outside_world_has_one_owner() -> Result<()> {
     only(&["mqtt", "agent"], &["rumqttc"])?;
     only(&["mdns", "agent"], &["mdns_sd"])?;
     only(&["sled_store"], &["sled::"])?;
+    only(&["sled_store"], &["ring::aead"])?;
+    only(&["keys"], &["crypto_box"])?;
     only(&["netlink"], &["rtnetlink"])?;
     only(&["dns"], &["simple_dns"])?;
     only(&["agent"], &["sd_notify"])?;

@@ -128,7 +128,7 @@ fn a_device_is_waited_for_and_given_to_who_asked_for_it() -> Result<()> {
     let status = stage.control.await_reason("gadget", "DeviceMissing")?.to_string();
     ensure!(status.contains("gadget0 is not there"), "{status}");
     // The number of one that containers do not get by themselves.
-    run("mknod", [&node.display().to_string(), "c", "10", "229"])?;
+    run("mknod", [node.display().to_string().as_str(), "c", "10", "229"])?;
     chown(&node, Some(0), Some(4321))?;
     fs::set_permissions(&node, fs::Permissions::from_mode(0o660))?;
     stage.control.await_running("gadget")?;
@@ -144,7 +144,7 @@ fn a_device_is_waited_for_and_given_to_who_asked_for_it() -> Result<()> {
 #[test]
 fn what_the_board_does_not_allow_is_refused_by_path_with_the_key_that_would() -> Result<()> {
     let stage = stage()?;
-    let refused = |app: &str, document: Document, path: &str, reason: &str| {
+    let refused = |app: &str, document: Document, path: &str, reason: &str| -> Result<()> {
         stage.control.desire(app, document)?;
         let status = stage.control.await_reason(app, reason)?;
         assert_eq!(status["error"]["path"], path, "{status}");

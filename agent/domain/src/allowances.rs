@@ -1,6 +1,8 @@
 //! What the board's owner lets documents ask of the board: devices, capabilities, storages. Nothing, unless `agent.toml`
 //! says so.
 
+mod storages;
+
 use crate::document::{Extras, Finding, capability};
 use crate::reason::Reason;
 use crate::replica::Trouble;

@@ -117,9 +117,10 @@ impl Causes {
             } else if self.is_new(reason, &revision.details) {
                 let mut details = vec![revision.details.clone(), instead(status, revision)];
                 details.retain(|text| !text.is_empty());
+                let again = "end a newer document, or skerry.force: true.";
                 let fix = match reason.fix() {
-                    "Nothing to do." => "Send a newer document, or skerry.force: true.".to_owned(),
-                    fix => format!("{fix} Then send a newer document, or skerry.force: true."),
+                    fix if fix.starts_with("Nothing to do") => format!("S{again}"),
+                    fix => format!("{fix} Then s{again}"),
                 };
                 self.tell(revision.name.to_string(), reason, &details.join("; "), fix);
             }

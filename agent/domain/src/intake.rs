@@ -2,15 +2,20 @@
 //!
 //! Everything is checked before anything changes. A refusal leaves what is stored and what runs as it was.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::allowances::Allowances;
 use crate::document::{
-    AppDocument, Document, Finding, JobDocument, RevisionsMode, Template, parse,
+    AppDocument, Document, EnvironmentDocument, Finding, JobDocument, RevisionsMode, Template,
+    parse, parse_environment,
 };
-use crate::model::{AppName, Digest, RevisionName, RevisionSuffix};
+use crate::model::{AppName, Digest, EnvironmentName, InvalidName, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
-use crate::state::{Accepted, AppRecord, JobRecord, RevisionRecord};
+use crate::secrets;
+use crate::state::{Accepted, AppRecord, EnvironmentRecord, JobRecord, RevisionRecord};
 use crate::status::{Phase, Source};
 
 /// A document on its way in.
@@ -26,7 +31,7 @@ pub struct Incoming<'a> {
     pub allowances: &'a Allowances,
 }
 
-/// What follows from an app's document.
+/// What follows from a document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict<R> {
     /// It is in force already.
@@ -48,33 +53,107 @@ pub struct Parsed {
     pub warnings: Vec<Finding>,
 }
 
+/// The same of an environment.
+#[derive(Debug)]
+pub struct ParsedEnvironment {
+    /// The environment's name.
+    pub name: EnvironmentName,
+    /// What it says.
+    pub document: EnvironmentDocument,
+    /// What of it is not acted on.
+    pub warnings: Vec<Finding>,
+}
+
+/// A document that said itself what it is.
+#[derive(Debug)]
+pub enum AnyParsed {
+    /// An app or a job.
+    Workload(Parsed),
+    /// An environment.
+    Environment(ParsedEnvironment),
+}
+
 /// A finding about the whole document.
 pub fn refusal(reason: Reason, path: &str, message: impl Into<String>) -> Finding {
     Finding { path: path.to_owned(), reason, message: message.into(), position: None }
 }
 
-/// Takes a document apart and finds whose it is: `sent_to` where the place it was sent to has a name, else its own.
+/// Takes the document of an app or a job apart and finds whose it is: `sent_to` where the place it was sent to has a
+/// name, else its own.
 pub fn take_apart(payload: &[u8], sent_to: Option<&str>) -> Result<Parsed, Vec<Finding>> {
-    let sent_to = match sent_to.map(str::parse::<AppName>).transpose() {
-        Ok(name) => name,
-        Err(error) => return Err(vec![refusal(Reason::InvalidValue, "name", error.to_string())]),
-    };
+    let sent_to = sent_to.map(valid).transpose()?;
     let parsed = parse(payload);
-    let document = parsed.document?;
+    named(parsed.document?, sent_to, parsed.warnings)
+}
+
+/// Takes a document apart that was sent to an environment.
+pub fn take_environment_apart(
+    payload: &[u8],
+    sent_to: &str,
+) -> Result<ParsedEnvironment, Vec<Finding>> {
+    let sent_to = valid(sent_to)?;
+    let parsed = parse_environment(payload);
+    match parsed.document? {
+        Document::Environment(document) => {
+            let name = whose(Some(sent_to), document.name.clone())?;
+            Ok(ParsedEnvironment { name, document: *document, warnings: parsed.warnings })
+        }
+        Document::App(_) | Document::Job(_) => Err(vec![wrong_kind()]),
+    }
+}
+
+/// Takes a document apart that must say itself what it is.
+pub fn take_any_apart(payload: &[u8]) -> Result<AnyParsed, Vec<Finding>> {
+    let parsed = parse(payload);
+    match parsed.document? {
+        Document::Environment(document) => {
+            let name = whose(None, document.name.clone())?;
+            let (document, warnings) = (*document, parsed.warnings);
+            Ok(AnyParsed::Environment(ParsedEnvironment { name, document, warnings }))
+        }
+        document @ (Document::App(_) | Document::Job(_)) => {
+            named(document, None, parsed.warnings).map(AnyParsed::Workload)
+        }
+    }
+}
+
+/// A document is of another kind than the place it was sent to.
+pub fn wrong_kind() -> Finding {
+    let message = "apps are sent to apps/, jobs to jobs/ and environments to environments/";
+    refusal(Reason::WrongKind, "type", message)
+}
+
+fn valid<N: FromStr<Err = InvalidName>>(name: &str) -> Result<N, Vec<Finding>> {
+    name.parse().map_err(|error: InvalidName| {
+        vec![refusal(Reason::InvalidValue, "name", error.to_string())]
+    })
+}
+
+/// Whose a document is: that of the place it was sent to, which must be its own where it has one.
+fn whose<N: PartialEq + Debug>(sent_to: Option<N>, own: Option<N>) -> Result<N, Vec<Finding>> {
+    match (sent_to, own) {
+        (Some(place), Some(own)) if place != own => {
+            let message = format!("the document is named {own:?} and was sent to {place:?}");
+            Err(vec![refusal(Reason::NameMismatch, "name", message)])
+        }
+        (Some(name), _) | (None, Some(name)) => Ok(name),
+        (None, None) => {
+            Err(vec![refusal(Reason::MissingValue, "name", "the document has no name")])
+        }
+    }
+}
+
+fn named(
+    document: Document,
+    sent_to: Option<AppName>,
+    warnings: Vec<Finding>,
+) -> Result<Parsed, Vec<Finding>> {
     let own = match &document {
         Document::App(app) => app.name.clone(),
         Document::Job(job) => job.name.clone(),
+        Document::Environment(_) => return Err(vec![wrong_kind()]),
     };
-    let name = match (sent_to, own) {
-        (Some(place), Some(own)) if place != own => {
-            let message = format!("the document is named {own:?} and was sent to {place:?}");
-            return Err(vec![refusal(Reason::NameMismatch, "name", message)]);
-        }
-        (Some(name), _) | (None, Some(name)) => name,
-        (None, None) => {
-            return Err(vec![refusal(Reason::MissingValue, "name", "the document has no name")]);
-        }
-    };
+    let name = whose(sent_to, own)?;
     if let Document::App(app) = &document {
         // The parser knows the document's own name only.
         let findings = app.check_host_names(&name);
@@ -82,42 +161,36 @@ pub fn take_apart(payload: &[u8], sent_to: Option<&str>) -> Result<Parsed, Vec<F
             return Err(findings);
         }
     }
-    Ok(Parsed { name, document, warnings: parsed.warnings })
+    Ok(Parsed { name, document, warnings })
 }
 
 /// What follows from an app's document, given what is known of the app.
 pub fn app(
     known: Option<&AppRecord>,
     name: &AppName,
-    document: AppDocument,
+    mut document: AppDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<AppRecord> {
-    let digest = Digest::of(incoming.payload);
     let mut record =
         known.cloned().unwrap_or_else(|| AppRecord::new(name.clone(), incoming.source));
-    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
-    let last = record.received.get(&incoming.source).copied();
-    if is_repeat(owner, &incoming, last, digest) {
-        return Verdict::Unchanged;
-    }
-    let in_force = record.accepted.as_ref().map(|accepted| accepted.digest);
-    if let Err(finding) = may_change(owner, &incoming, last.is_some()).and_then(|()| {
-        let taken_over = in_force == Some(digest);
-        check_generation(document.skerry.generation, record.generation, taken_over)
-    }) {
-        return Verdict::Refused(vec![finding]);
-    }
-    if document.skerry.absent && known.is_none() {
-        return Verdict::Unchanged;
+    let books = Books {
+        in_force: record.accepted.as_ref().map(|accepted| accepted.digest),
+        source: &mut record.source,
+        generation: &mut record.generation,
+        received: &mut record.received,
+    };
+    let wish = Wish {
+        generation: document.skerry.generation,
+        of_nothing: document.skerry.absent && known.is_none(),
+    };
+    if let Err(verdict) = admit(books, wish, &incoming) {
+        return verdict;
     }
     let refused = incoming.allowances.refusals(&document.template.extras);
     if !refused.is_empty() {
         return Verdict::Refused(refused);
     }
-    record.received.insert(incoming.source, digest);
-    record.source = incoming.source;
-    record.generation = document.skerry.generation.unwrap_or(record.generation);
     if document.skerry.absent {
         remove(&mut record);
         return Verdict::Changed(Box::new(record));
@@ -127,12 +200,12 @@ pub fn app(
     }
     record.removed = false;
     record.traffic = None;
-    record.accepted = Some(Accepted {
-        payload: incoming.payload.into(),
-        digest,
-        document: Arc::new(document),
-        warnings,
-    });
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    record.accepted = match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    };
+    secrets::forget_unlisted(&mut record);
     Verdict::Changed(Box::new(record))
 }
 
@@ -142,6 +215,7 @@ pub fn remove(record: &mut AppRecord) {
     record.accepted = None;
     record.stopped = false;
     record.scale = crate::document::ScaleTarget::default();
+    record.secrets.clear();
     // The names stay taken while replicas go; a new app of this name starts its counter where this one ended.
     record.revisions.clear();
     record.traffic = None;
@@ -153,49 +227,142 @@ pub fn remove(record: &mut AppRecord) {
 pub fn job(
     known: Option<&JobRecord>,
     name: &AppName,
-    document: JobDocument,
+    mut document: JobDocument,
     warnings: Vec<Finding>,
     incoming: Incoming<'_>,
 ) -> Verdict<JobRecord> {
-    let digest = Digest::of(incoming.payload);
     let mut record = known.cloned().unwrap_or_else(|| JobRecord {
         name: name.clone(),
         source: incoming.source,
         generation: 0,
         accepted: None,
-        received: std::collections::BTreeMap::new(),
+        received: BTreeMap::new(),
         removed: false,
+        secrets: BTreeMap::new(),
     });
-    let owner = (!record.removed && record.accepted.is_some()).then_some(record.source);
-    let last = record.received.get(&incoming.source).copied();
-    if is_repeat(owner, &incoming, last, digest) {
-        return Verdict::Unchanged;
-    }
-    let in_force = record.accepted.as_ref().map(|accepted| accepted.digest);
-    if let Err(finding) = may_change(owner, &incoming, last.is_some()).and_then(|()| {
-        let taken_over = in_force == Some(digest);
-        check_generation(document.skerry.generation, record.generation, taken_over)
-    }) {
-        return Verdict::Refused(vec![finding]);
-    }
-    if document.skerry.absent && known.is_none() {
-        return Verdict::Unchanged;
+    let books = Books {
+        in_force: record.accepted.as_ref().map(|accepted| accepted.digest),
+        source: &mut record.source,
+        generation: &mut record.generation,
+        received: &mut record.received,
+    };
+    let absent = document.skerry.absent;
+    let of_nothing = absent && known.is_none();
+    let wish = Wish { generation: document.skerry.generation, of_nothing };
+    if let Err(verdict) = admit(books, wish, &incoming) {
+        return verdict;
     }
     let refused = incoming.allowances.refusals(&document.template.extras);
     if !refused.is_empty() {
         return Verdict::Refused(refused);
     }
-    record.received.insert(incoming.source, digest);
-    record.source = incoming.source;
-    record.generation = document.skerry.generation.unwrap_or(record.generation);
-    record.removed = document.skerry.absent;
-    record.accepted = (!document.skerry.absent).then(|| Accepted {
+    record.removed = absent;
+    record.accepted = None;
+    if absent {
+        record.secrets.clear();
+        return Verdict::Changed(Box::new(record));
+    }
+    secrets::take(&mut document.configuration.secrets, &mut record.secrets);
+    match secrets::keep(incoming.payload, document, warnings) {
+        Ok(accepted) => record.accepted = Some(accepted),
+        Err(finding) => return Verdict::Refused(vec![finding]),
+    }
+    secrets::forget_unlisted_of_job(&mut record);
+    Verdict::Changed(Box::new(record))
+}
+
+/// What follows from the document of an environment, given what is known of it.
+pub fn environment(
+    known: Option<&EnvironmentRecord>,
+    name: &EnvironmentName,
+    document: EnvironmentDocument,
+    warnings: Vec<Finding>,
+    incoming: Incoming<'_>,
+) -> Verdict<EnvironmentRecord> {
+    let mut record = known.cloned().unwrap_or_else(|| EnvironmentRecord {
+        name: name.clone(),
+        source: incoming.source,
+        generation: 0,
+        accepted: None,
+        received: BTreeMap::new(),
+        removed: false,
+    });
+    let books = Books {
+        in_force: record.accepted.as_ref().map(|accepted| accepted.digest),
+        source: &mut record.source,
+        generation: &mut record.generation,
+        received: &mut record.received,
+    };
+    let absent = document.absent;
+    let wish = Wish { generation: document.generation, of_nothing: absent && known.is_none() };
+    let digest = match admit(books, wish, &incoming) {
+        Ok(digest) => digest,
+        Err(verdict) => return verdict,
+    };
+    let forbidden = forbidden_storages(&document, incoming.allowances);
+    if !absent && !forbidden.is_empty() {
+        return Verdict::Refused(forbidden);
+    }
+    record.removed = absent;
+    record.accepted = (!absent).then(|| Accepted {
         payload: incoming.payload.into(),
         digest,
         document: Arc::new(document),
         warnings,
     });
     Verdict::Changed(Box::new(record))
+}
+
+/// Names each storage that the board's owner does not allow.
+fn forbidden_storages(document: &EnvironmentDocument, allowances: &Allowances) -> Vec<Finding> {
+    let storages = document.storages.iter();
+    let forbidden = storages.filter(|storage| !allowances.permits_storage(&storage.source));
+    forbidden
+        .map(|storage| {
+            let trouble = storage.forbidden();
+            refusal(trouble.reason, &storage.found_at, trouble.details)
+        })
+        .collect()
+}
+
+/// What a record of any kind remembers of the documents that it was sent.
+struct Books<'a> {
+    /// The digest of the document in force; none for a tombstone.
+    in_force: Option<Digest>,
+    source: &'a mut Source,
+    generation: &'a mut u64,
+    received: &'a mut BTreeMap<Source, Digest>,
+}
+
+/// What a document of any kind wishes.
+#[derive(Clone, Copy)]
+struct Wish {
+    generation: Option<u64>,
+    /// It takes away what was never there.
+    of_nothing: bool,
+}
+
+/// What every document goes through before its content counts: whether it is news, whether its sender may change the
+/// record, whether it is newer than what is known. One that passes is entered in the books.
+fn admit<R>(books: Books<'_>, wish: Wish, incoming: &Incoming<'_>) -> Result<Digest, Verdict<R>> {
+    let Books { in_force, source, generation, received } = books;
+    let digest = Digest::of(incoming.payload);
+    let owner = in_force.map(|_| *source);
+    let last = received.get(&incoming.source).copied();
+    if is_repeat(owner, incoming, last, digest) {
+        return Err(Verdict::Unchanged);
+    }
+    let taken_over = in_force == Some(digest);
+    may_change(owner, incoming, last.is_some())
+        .and_then(|()| check_generation(wish.generation, *generation, taken_over))
+        .map_err(|finding| Verdict::Refused(vec![finding]))?;
+    if wish.of_nothing {
+        return Err(Verdict::Unchanged);
+    }
+    received.insert(incoming.source, digest);
+    *source = incoming.source;
+    *generation = wish.generation.unwrap_or(*generation);
+    Ok(digest)
 }
 
 /// A repeat changes nothing: a broker and a folder give what they hold again and again. A person who gives a document
@@ -319,7 +486,7 @@ pub(crate) fn add_revision(
         phase: Phase::Fetching,
         active: true,
         was_ready: false,
-        images: std::collections::BTreeMap::new(),
+        images: BTreeMap::new(),
         entered: None,
         held: None,
         failure: None,

@@ -9,6 +9,7 @@ mod exclusive;
 mod fleet;
 mod memory;
 mod orders;
+mod storages;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step};
-use crate::state::{AppRecord, RevisionRecord, State};
+use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
@@ -46,6 +47,8 @@ pub struct World<'a> {
     pub namespaces: &'a BTreeSet<ReplicaName>,
     /// What the probes say.
     pub health: &'a HealthReport,
+    /// What documents said of environments: where their storages are.
+    pub environments: &'a BTreeMap<EnvironmentName, EnvironmentRecord>,
     /// What is being done to replicas.
     pub doing: &'a BTreeMap<ReplicaName, Doing>,
     /// Revisions whose images are being fetched.

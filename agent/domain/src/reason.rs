@@ -44,13 +44,16 @@ reasons! {
     SecretRefNotFound: "A secretRef names a secret that the document does not list.", "List the secret under configuration.secrets.";
     DocumentTooLarge: "The document is larger than 256 KiB.", "Make the document smaller; put data into a volume or an image.";
     NameMismatch: "The document's name is not the name it was sent under.", "Send it to its own topic, or drop the name.";
-    WrongKind: "The document is of another kind than the place it was sent to.", "Send apps to apps/ and jobs to jobs/.";
+    WrongKind: "The document is of another kind than the place it was sent to.", "Send apps to apps/, jobs to jobs/ and environments to environments/.";
     UnresolvedExpression: "An ARM template expression was left unresolved.", "Deploy the resolved resource, not the template.";
     HostNameTooLong: "A host name would be longer than a DNS label of 63 characters.", "Shorten the app's name, the revision suffix or the label.";
     GenerationConflict: "This generation was seen with other content, or is older than the one in force.", "Raise skerry.generation.";
     OwnedByOtherSource: "The app belongs to another source.", "Change it there, or use --force.";
     DeviceNotAllowed: "The board does not let documents ask for this device.", "Add its path, or a pattern of it, to [devices] allow in agent.toml.";
     CapabilityNotAllowed: "The board does not let documents ask for this capability.", "Add its name to [devices] capabilities in agent.toml.";
+    StorageNotAllowed: "The board's owner does not allow documents to name this path or device.", "Add it to [storage] allow in agent.toml, or use a folder below volumes in state.dir.";
+    SealedValueUnreadable: "A sealed value does not open with this device's key.", "Seal it anew with the publicKey of the device's status: skerry secret seal.";
+    UnknownSecret: "The app has no value of this secret.", "See `skerry secret ls APP` for those there are.";
     UnknownApp: "There is no such app.", "See `skerry apps` for those there are.";
     UnknownRevision: "The app has no such revision.", "See `skerry revisions APP` for those there are.";
     TemplateRefused: "This template failed on this board and is not tried again by itself.", "Change the template, or set skerry.force: true.";
@@ -95,6 +98,7 @@ reasons! {
     DeviceMissing: "A device that the container needs is not there.", "Plug it in, or correct skerry.devices; it is tried again by itself.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";
     SecretValueMissing: "A secret is listed and no value is known yet.", "Set it: skerry secret set APP NAME.";
+    SecretsLost: "Stored values of secrets do not open with the device's key.", "Bring the key back and restart the agent, or set the values again: skerry secret set APP NAME.";
     WaitingForWindow: "The new revision is ready and waits for its update window.", "Nothing to do; to switch at once, drop skerry.updateWindow.";
     LockedByApp: "The new revision is ready and the running app holds its lock.", "Nothing to do; the app lets go by removing /run/skerry/lock in its container.";
     TimeZoneUnknown: "The board knows no time zone of this name.", "Install the package tzdata, check the name, or use UTC.";
@@ -137,6 +141,7 @@ reasons! {
     ReplicaStarted: "A replica was started.", "Nothing to do.";
     ReplicaStopped: "A replica was stopped.", "Nothing to do.";
     ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";
+    SecretChanged: "The value of a secret was set or removed by a person.", "Have it read: skerry revision restart REVISION.";
     AgentStarted: "The agent started.", "Nothing to do.";
     StoreRebuilt: "The state store would not open and was rebuilt from its copy.", "Check the disk; the damaged store lies beside the new one.";
     EventsDropped: "Events were dropped because the outbox was full.", "Nothing to do.";

@@ -9,10 +9,11 @@
 //! the arithmetic of others.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use crate::document::{Finding, TrafficEntry, rules};
 use crate::intake::refusal;
-use crate::model::AppName;
+use crate::model::{AppName, RevisionName};
 use crate::reason::Reason;
 
 /// All of the traffic, per cent.
@@ -54,6 +55,24 @@ pub fn reweigh(split: &[TrafficEntry], set: &[TrafficEntry]) -> Result<Vec<Traff
     }
     share(&mut others, rest);
     Ok(entries)
+}
+
+/// A split as people and programs are shown it: each label at the revision it names, also one that has no weight.
+pub fn labelled(
+    mut split: Vec<TrafficEntry>,
+    labels: &BTreeMap<String, RevisionName>,
+) -> Vec<TrafficEntry> {
+    for (label, revision) in labels {
+        match split.iter_mut().find(|entry| entry.label.as_ref() == Some(label)) {
+            Some(entry) => entry.revision = Some(revision.clone()),
+            None => split.push(TrafficEntry {
+                revision: Some(revision.clone()),
+                label: Some(label.clone()),
+                ..TrafficEntry::default()
+            }),
+        }
+    }
+    split
 }
 
 /// Refuses what cannot be a label of `app`: it becomes the host name `<app>---<label>`.
@@ -238,6 +257,26 @@ mod tests {
         assert_eq!(refused.message, "a weight is given to nothing");
         let most = format!("1={0} 2={0}", u32::MAX);
         assert!(reweigh(&[], &entries(&most)).is_err());
+    }
+
+    #[test]
+    fn each_label_is_shown_at_the_revision_it_names() {
+        let labels = [("blue", "hello--1"), ("green", "hello--2")];
+        let labels = labels.map(|(label, name)| (label.to_owned(), name.parse().unwrap()));
+        let shown = labelled(entries("latest=80 @blue=20"), &labels.into());
+        let shown: Vec<String> = shown
+            .iter()
+            .map(|entry| {
+                let revision =
+                    entry.revision.as_ref().map(RevisionName::as_str).unwrap_or_default();
+                format!(
+                    "{revision} {} {}",
+                    entry.label.as_deref().unwrap_or_default(),
+                    entry.weight
+                )
+            })
+            .collect();
+        assert_eq!(shown, ["  80", "hello--1 blue 20", "hello--2 green 0"]);
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::document::{
-    AppDocument, Finding, JobDocument, RevisionsMode, ScaleTarget, Template, TrafficEntry,
+    AppDocument, EnvironmentDocument, Finding, JobDocument, RevisionsMode, ScaleTarget, Storage,
+    Template, TrafficEntry,
 };
 use crate::event::Event;
-use crate::model::{AppName, Digest, Moment, RevisionName};
+use crate::model::{AppName, Digest, EnvironmentName, Moment, RevisionName};
 use crate::replica::{ResolvedImage, Secret, Trouble};
 use crate::status::{Phase, Source};
 
@@ -18,6 +19,8 @@ pub struct State {
     pub apps: BTreeMap<AppName, AppRecord>,
     /// Jobs.
     pub jobs: BTreeMap<AppName, JobRecord>,
+    /// What documents said of environments, tombstones too.
+    pub environments: BTreeMap<EnvironmentName, EnvironmentRecord>,
     /// The device's own counters.
     pub device: DeviceRecord,
 }
@@ -80,9 +83,9 @@ pub struct StoredSecret {
 /// A document in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted<D> {
-    /// Its bytes, as received.
+    /// Its bytes, as received; where values of secrets stood in it, a form without them.
     pub payload: Arc<[u8]>,
-    /// Their digest.
+    /// The digest of the bytes as received.
     pub digest: Digest,
     /// What they say.
     pub document: Arc<D>,
@@ -199,6 +202,32 @@ pub struct JobRecord {
     pub received: BTreeMap<Source, Digest>,
     /// It was removed, and this is its tombstone.
     pub removed: bool,
+    /// Values of secrets by name.
+    pub secrets: BTreeMap<String, StoredSecret>,
+}
+
+/// An environment, as far as a document spoke of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EnvironmentRecord {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// Who set it.
+    pub source: Source,
+    /// The highest `skerry.generation` seen; 0 if never given.
+    pub generation: u64,
+    /// The document in force.
+    pub accepted: Option<Accepted<EnvironmentDocument>>,
+    /// The digest last taken from each source.
+    pub received: BTreeMap<Source, Digest>,
+    /// Its document was taken back, and this is its tombstone.
+    pub removed: bool,
+}
+
+impl EnvironmentRecord {
+    /// The storage of this name.
+    pub fn storage(&self, name: &str) -> Option<&Storage> {
+        self.accepted.as_ref()?.document.storage(name)
+    }
 }
 
 /// What is to be made durable in one go.
@@ -208,6 +237,8 @@ pub struct Changes {
     pub apps: Vec<AppRecord>,
     /// Jobs as they are from now on.
     pub jobs: Vec<JobRecord>,
+    /// Environments as they are from now on.
+    pub environments: Vec<EnvironmentRecord>,
     /// The counters as they are from now on.
     pub device: Option<DeviceRecord>,
     /// Events that enter the outbox.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::document::Finding;
-use crate::model::{AppName, Digest, ReplicaName, RevisionName, WallTime};
+use crate::model::{AppName, Digest, EnvironmentName, ReplicaName, RevisionName, WallTime};
 use crate::reason::Reason;
 
 macro_rules! words {
@@ -12,6 +12,9 @@ macro_rules! words {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name { $($(#[$variant_meta])* #[doc = concat!("`", $word, "`")] $variant,)* }
         impl $name {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
             /// The word that stands in a status.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -170,13 +173,79 @@ pub struct JobStatus {
     pub updated: WallTime,
 }
 
-/// Every app and job by the name it was sent under.
+/// The state of one environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentStatus {
+    /// The name it was sent under.
+    pub environment: String,
+    /// Its `skerry.generation`; 0 if never given.
+    pub generation: u64,
+    /// The digest of the document in force.
+    pub digest: Option<Digest>,
+    /// Who set it; none where it has apps and no document.
+    pub source: Option<Source>,
+    /// Its storages, in the order of the document.
+    pub storages: Vec<StorageStatus>,
+    /// Apps in it.
+    pub apps: u32,
+    /// What was found in the document in force and is not acted on.
+    pub warnings: Vec<Finding>,
+    /// Why the latest document was refused.
+    pub error: Option<Finding>,
+    /// When it last changed.
+    pub updated: WallTime,
+}
+
+/// The state of one storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageStatus {
+    /// Its name.
+    pub name: String,
+    /// Why no replica gets it.
+    pub reason: Option<Reason>,
+    /// The details, for people: what is wrong, else where it is.
+    pub details: String,
+}
+
+/// Every app, job and environment by the name it was sent under.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statuses {
     /// The apps; also those whose first document was refused.
     pub apps: std::collections::BTreeMap<String, AppStatus>,
     /// The jobs.
     pub jobs: std::collections::BTreeMap<String, JobStatus>,
+    /// The environments, those too that have apps and no document.
+    pub environments: std::collections::BTreeMap<String, EnvironmentStatus>,
+    /// Environments whose document was taken back.
+    pub removed_environments: std::collections::BTreeSet<EnvironmentName>,
     /// Apps and jobs that were removed: their last status is published once more, then the topic is cleared.
     pub removed: std::collections::BTreeSet<AppName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs match on these words: they are those of ACA's live API, which knows more than its schema.
+    #[test]
+    fn states_have_the_words_of_the_live_api() {
+        fn words<T: Copy>(all: &[T], word: impl Fn(T) -> &'static str) -> String {
+            all.iter().map(|state| word(*state)).collect::<Vec<_>>().join(" ")
+        }
+        let app = words(RunningStatus::ALL, RunningStatus::word);
+        assert_eq!(app, "Progressing Running Stopped Suspended Ready");
+        let provisioning = words(ProvisioningState::ALL, ProvisioningState::word);
+        assert_eq!(provisioning, "Provisioning Provisioned Failed Deprovisioning Deprovisioned");
+        assert_eq!(
+            words(RunningState::ALL, RunningState::word),
+            "Running RunningAtMaxScale Processing Activating ActivationFailed ScaledToZero Degraded \
+             Failed Stopped Deprovisioning Unknown"
+        );
+        assert_eq!(words(HealthState::ALL, HealthState::word), "Healthy Unhealthy None");
+        let replica = words(ReplicaRunningState::ALL, ReplicaRunningState::word);
+        assert_eq!(replica, "Running NotRunning Unknown");
+        let phase = words(Phase::ALL, Phase::word);
+        assert_eq!(phase, "Fetching Staged Starting Probation Committed RolledBack");
+        assert_eq!(words(Source::ALL, Source::word), "mqtt file local");
+    }
 }

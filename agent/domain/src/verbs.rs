@@ -4,7 +4,7 @@ use crate::document::{Finding, RevisionsMode, TrafficEntry};
 use crate::intake::{add_revision, refusal};
 use crate::model::{RevisionName, RevisionSuffix};
 use crate::reason::Reason;
-use crate::reweigh::reweigh;
+use crate::reweigh::{labelled, reweigh};
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 use crate::traffic;
@@ -112,7 +112,7 @@ pub fn direct(
         split = reweigh(&split, weights)?;
         record.traffic = Some(split.clone());
     }
-    Ok(split)
+    Ok(labelled(split, &record.labels))
 }
 
 fn forget_label(record: &mut AppRecord, label: &str) {

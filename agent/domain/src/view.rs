@@ -2,6 +2,7 @@
 //! for the prober. Each is derived from state and fleet alone, so that it cannot disagree with them.
 
 mod apps;
+mod environments;
 mod network;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::probe::{ProbePlan, ProbeTarget};
 use crate::state::{AppRecord, RevisionRecord, State};
 
 pub use self::apps::{app_status, job_status, refused_job, refused_status};
+pub use self::environments::{environments, refused_environment, removed_environments};
 pub use self::network::{announcements, routes, zones};
 
 /// What is to be probed: every replica whose containers run.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::api::SocketError;
 use crate::config::ConfigError;
+use crate::keys::KeyError;
 use crate::mqtt::InvalidSettings;
 use crate::report::Hint;
 use crate::runtime::RuntimeError;
@@ -28,6 +29,8 @@ pub(super) enum AgentError {
     },
     #[error("another agent holds {}", .0.display())]
     SecondAgent(PathBuf),
+    #[error("the device's keys cannot be had")]
+    Keys(#[source] KeyError),
     #[error("the state store cannot be opened")]
     Store(#[source] StoreError),
     #[error("the state store cannot be opened: it is damaged beyond telling")]
@@ -58,6 +61,12 @@ impl From<InvalidSettings> for AgentError {
     }
 }
 
+impl From<KeyError> for AgentError {
+    fn from(error: KeyError) -> Self {
+        Self::Keys(error)
+    }
+}
+
 impl From<StoreError> for AgentError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
@@ -74,10 +83,13 @@ impl AgentError {
     /// 78 where only a person can mend it (`EX_CONFIG`: the unit does not try again), 77 for lack of rights, else 1.
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Broker(_) => ExitCode::from(78),
+            Self::Config(_) | Self::Broker(_) | Self::Keys(KeyError::NoKey(_)) => {
+                ExitCode::from(78)
+            }
             Self::NotRoot => ExitCode::from(77),
             Self::Folder { .. }
             | Self::SecondAgent(_)
+            | Self::Keys(_)
             | Self::Store(_)
             | Self::StorePanicked
             | Self::Socket(_)
@@ -97,7 +109,10 @@ impl Hint for AgentError {
             Self::Socket(error) => error.hint(),
             Self::NotRoot => Some("start it with systemctl start skerry, or with sudo".to_owned()),
             Self::SecondAgent(_) => Some("stop it first: systemctl stop skerry".to_owned()),
-            Self::Folder { .. } | Self::Store(_) => {
+            Self::Keys(KeyError::NoKey(_)) => {
+                Some("make one: head -c 32 /dev/urandom, given as a credential".to_owned())
+            }
+            Self::Folder { .. } | Self::Keys(_) | Self::Store(_) => {
                 Some("check the rights and the free space of that disk".to_owned())
             }
             Self::Drain(_) => Some("is containerd running? systemctl status containerd".to_owned()),

@@ -9,6 +9,7 @@ use skerry_proto::v1;
 use tonic::{Code, Status};
 
 use crate::inbox::Refusal;
+use crate::report::nearest;
 use crate::wire;
 
 /// Findings that a status carries: it travels in a header, and clients take headers of 16 KiB.
@@ -40,17 +41,19 @@ pub(super) fn unknown_app(name: &str, statuses: &Statuses) -> Status {
     status(Code::NotFound, vec![wire::finding(&finding)], nearest_app(name, statuses))
 }
 
-/// What was meant, perhaps.
+/// The app that was meant, perhaps.
 pub(super) fn nearest_app(name: &str, statuses: &Statuses) -> String {
-    statuses
-        .apps
-        .keys()
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        // A third of the letters wrong is another name, not a slip.
-        .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
-        .min()
-        .map(|(_, known)| format!("did you mean {known:?}?"))
-        .unwrap_or_default()
+    did_you_mean(nearest(name, statuses.apps.keys().map(String::as_str)))
+}
+
+/// The revision that was meant, perhaps.
+pub(super) fn nearest_revision(name: &str, statuses: &Statuses) -> String {
+    let revisions = statuses.apps.values().flat_map(|app| &app.revisions);
+    did_you_mean(nearest(name, revisions.map(|revision| revision.name.as_str())))
+}
+
+fn did_you_mean(near: Option<&str>) -> String {
+    near.map(|near| format!("did you mean {near:?}?")).unwrap_or_default()
 }
 
 fn status(code: Code, mut findings: Vec<v1::Finding>, hint: String) -> Status {
@@ -78,6 +81,11 @@ fn code(reason: Reason) -> Code {
 /// Reasons whose code says more than `InvalidArgument`.
 const CODES: &[(Reason, Code)] = &[
     (Reason::UnknownApp, Code::NotFound),
+    (Reason::UnknownSecret, Code::NotFound),
+    (Reason::UnknownRevision, Code::NotFound),
+    (Reason::RevisionInactive, Code::FailedPrecondition),
+    (Reason::WrongMode, Code::FailedPrecondition),
+    (Reason::TemplateRefused, Code::FailedPrecondition),
     (Reason::ImageNotFound, Code::NotFound),
     (Reason::OwnedByOtherSource, Code::FailedPrecondition),
     (Reason::GenerationConflict, Code::FailedPrecondition),

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domain::document::Finding;
 use domain::explain::explain;
 use domain::model::AppName;
+use domain::reason::Reason;
 use domain::status::{AppStatus, RunningStatus, Source, Statuses};
 use futures_util::StreamExt as _;
 use skerry_proto::v1;
@@ -75,18 +77,29 @@ impl<I, L> Api<I, L> {
         metadata: &MetadataMap,
         request: impl FnOnce(Reply<T>) -> inbox::Request,
     ) -> Result<T, Status> {
-        self.ask(metadata, request).await?.map_err(|refusal| {
-            let unknown = |finding: &domain::document::Finding| {
-                finding.reason == domain::reason::Reason::UnknownApp
-            };
-            if refusal.findings.iter().any(unknown) {
-                return refused(&refusal, nearest_app(app, &self.statuses()));
-            }
-            refused(&refusal, String::new())
-        })
+        self.ask_hinted(metadata, request, |refusal| self.app_hint(app, refusal)).await
     }
 
-    fn statuses(&self) -> Arc<Statuses> {
+    /// Asks the loop; `hint` finds what a refusal should say beside the fixes of its reasons.
+    pub(super) async fn ask_hinted<T>(
+        &self,
+        metadata: &MetadataMap,
+        request: impl FnOnce(Reply<T>) -> inbox::Request,
+        hint: impl FnOnce(&Refusal) -> String,
+    ) -> Result<T, Status> {
+        self.ask(metadata, request).await?.map_err(|refusal| refused(&refusal, hint(&refusal)))
+    }
+
+    /// The app that was meant, where the refusal says that there is none such.
+    pub(super) fn app_hint(&self, app: &str, refusal: &Refusal) -> String {
+        let unknown = |finding: &Finding| finding.reason == Reason::UnknownApp;
+        if refusal.findings.iter().any(unknown) {
+            return nearest_app(app, &self.statuses());
+        }
+        String::new()
+    }
+
+    pub(super) fn statuses(&self) -> Arc<Statuses> {
         Arc::clone(&self.published.statuses.borrow())
     }
 
@@ -139,6 +152,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         let accepted = answer.await?.map_err(|refusal| refused(&refusal, String::new()))?;
         Ok(Response::new(v1::ApplyReply {
             name: accepted.name,
+            kind: accepted.kind.word().to_owned(),
             changed: accepted.changed,
             warnings: accepted.warnings.iter().map(wire::finding).collect(),
         }))
@@ -203,6 +217,14 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {
         let events = streams::events(self.published.recent.clone(), request.get_ref().follow);
         Ok(Response::new(streams::until(self.stop.clone(), events)))
+    }
+
+    async fn environments(
+        &self,
+        _: Request<v1::EnvironmentsRequest>,
+    ) -> Answer<v1::EnvironmentsReply> {
+        let environments = self.statuses().environments.values().map(wire::environment).collect();
+        Ok(Response::new(v1::EnvironmentsReply { environments }))
     }
 
     async fn images(&self, request: Request<v1::ImagesRequest>) -> Answer<v1::ImagesReply> {
@@ -287,6 +309,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
             tags: self.about.tags.clone(),
             troubles,
             updated_time: rfc3339(self.clock.wall()),
+            public_key: self.about.public_key.clone(),
         };
         Ok(Response::new(v1::DeviceReply {
             device: self.about.device.clone(),

@@ -104,6 +104,8 @@ pub struct About {
     pub tags: std::collections::BTreeMap<String, String>,
     /// Which boot this is.
     pub boot_id: String,
+    /// What values of secrets may be sealed with.
+    pub public_key: String,
     /// The broker's address, as configured; empty is none.
     pub control_plane: String,
 }

@@ -1,5 +1,7 @@
 //! The API over a real socket, with a loop that remembers what it was asked.
 
+mod verbs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::document::Finding;
+use domain::document::{Finding, TrafficEntry};
 use domain::event::Event;
-use domain::model::{Digest, WallTime};
+use domain::model::{AppName, Digest, RevisionName, WallTime};
 use domain::reason::Reason;
 use domain::replica::Trouble;
+use domain::reweigh::reweigh;
 use domain::status::{
-    AppStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState, ReplicaStatus,
-    RevisionStatus, RunningState, RunningStatus, Source, Statuses,
+    AppStatus, EnvironmentStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState,
+    ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source, Statuses, StorageStatus,
 };
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
@@ -30,7 +33,7 @@ use tracing::info_span;
 use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
 use super::*;
 use crate::clock::Clock;
-use crate::inbox::{Accepted, INBOX_DEPTH, Refusal, Request};
+use crate::inbox::{Accepted, INBOX_DEPTH, Kind, Refusal, Request, RevisionVerb};
 use crate::published::{DeviceState, Publisher, channels};
 use crate::tasks::Tasks;
 
@@ -66,6 +69,7 @@ impl FakeAgent {
                 device: "pi-1".to_owned(),
                 tags: BTreeMap::from([("site".to_owned(), "berlin".to_owned())]),
                 boot_id: "4711".to_owned(),
+                public_key: "a2V5".to_owned(),
                 control_plane: "mqtts://broker:8883".to_owned(),
             },
             link: watch::channel(crate::published::Link { online: true, epoch: 12 }).1,
@@ -104,6 +108,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 let answer = match text.as_str() {
                     "name: hello" => Ok(Accepted {
                         name: "hello".to_owned(),
+                        kind: Kind::App,
                         changed: true,
                         warnings: vec![finding("location", Reason::NoMeaningHere, "ignored")],
                     }),
@@ -129,16 +134,68 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 seen.send_modify(|seen| seen.push(format!("run {app} {run:?}")));
                 reply.send(known(app.as_str())).unwrap();
             }
-            Request::Revision { .. }
-            | Request::Traffic { .. }
-            | Request::Secret { .. }
+            Request::Revision { revision, verb, reply } => {
+                seen.send_modify(|seen| seen.push(format!("{verb:?} {revision}")));
+                let copied = matches!(verb, RevisionVerb::Copy { .. });
+                let came =
+                    if copied { "hello--0000003".parse().unwrap() } else { revision.clone() };
+                reply.send(known_revision(revision.as_str()).map(|()| came)).unwrap();
+            }
+            Request::Traffic { app, weights, labels, reply } => {
+                seen.send_modify(|seen| seen.push(told(&app, &weights, &labels)));
+                let moved = labels.iter().filter_map(|(_, revision)| revision.as_ref());
+                let named = weights.iter().filter_map(|entry| entry.revision.as_ref()).chain(moved);
+                let refused = named.map(|name| known_revision(name.as_str())).find(Result::is_err);
+                let answer = known(app.as_str()).and(refused.unwrap_or(Ok(())));
+                reply.send(answer.and_then(|()| split(&weights))).unwrap();
+            }
+            Request::Secret { .. }
             | Request::Secrets { .. }
+            | Request::DeleteEnvironment { .. }
             | Request::Connecting { .. }
             | Request::Delivered { .. } => {
                 panic!("the API does not ask this: {request:?}")
             }
         }
     }
+}
+
+fn known_revision(name: &str) -> Result<(), Refusal> {
+    let app = name.split("--").next().unwrap();
+    known(app)?;
+    if matches!(name, "hello--0000001" | "hello--0000002") {
+        return Ok(());
+    }
+    let message = format!("{app} has no revision {name}");
+    Err(refusal(vec![finding("", Reason::UnknownRevision, &message)]))
+}
+
+fn told(
+    app: &AppName,
+    weights: &[TrafficEntry],
+    labels: &[(String, Option<RevisionName>)],
+) -> String {
+    let mut words = vec![format!("traffic {app}")];
+    words.extend(weights.iter().map(|TrafficEntry { revision, latest, weight, label }| {
+        let revision = revision.as_ref().map(RevisionName::as_str).unwrap_or_default();
+        let (latest, label) = (if *latest { "latest" } else { "" }, label.as_deref());
+        format!("{latest}{revision}{}={weight}", label.unwrap_or_default())
+    }));
+    words.extend(labels.iter().map(|(label, revision)| {
+        format!("{label}->{}", revision.as_ref().map(RevisionName::as_str).unwrap_or_default())
+    }));
+    words.join(" ")
+}
+
+/// The split of `hello`, with weights given over it.
+fn split(weights: &[TrafficEntry]) -> Result<Vec<TrafficEntry>, Refusal> {
+    let latest = TrafficEntry { latest: true, weight: 100, ..TrafficEntry::default() };
+    let blue = TrafficEntry {
+        revision: Some("hello--0000001".parse().unwrap()),
+        label: Some("blue".to_owned()),
+        ..TrafficEntry::default()
+    };
+    reweigh(&[latest, blue], weights).map_err(|finding| refusal(vec![finding]))
 }
 
 fn known(app: &str) -> Result<(), Refusal> {
@@ -164,7 +221,28 @@ fn statuses() -> Statuses {
     shop.lan_name = String::new();
     (shop.latest_revision, shop.latest_ready_revision) = (None, None);
     let apps = [hello, shop].map(|app| (app.app.clone(), app));
-    Statuses { apps: apps.into(), ..Statuses::default() }
+    let environments = [environment()].map(|one| (one.environment.clone(), one));
+    Statuses { apps: apps.into(), environments: environments.into(), ..Statuses::default() }
+}
+
+fn environment() -> EnvironmentStatus {
+    let storage = |name: &str, reason, details: &str| StorageStatus {
+        name: name.to_owned(),
+        reason,
+        details: details.to_owned(),
+    };
+    let forbidden = Some(Reason::StorageNotAllowed);
+    EnvironmentStatus {
+        environment: "default".to_owned(),
+        generation: 1,
+        digest: None,
+        source: Some(Source::Mqtt),
+        storages: vec![storage("data", None, "/srv/data"), storage("etc", forbidden, "/etc")],
+        apps: 2,
+        warnings: Vec::new(),
+        error: None,
+        updated: hello().updated,
+    }
 }
 
 fn hello() -> AppStatus {

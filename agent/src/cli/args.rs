@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
+use super::traffic::Change;
 use crate::config::DEFAULT_PATH;
 
 /// Where the agent answers when nothing else is said.
@@ -66,10 +67,20 @@ pub(super) enum Command {
     Apps,
     /// Show one app with its revisions and replicas
     Show { app: String },
-    /// List an app's revisions
+    /// List an app's revisions, newest first
+    #[command(after_help = "Example:\n  skerry revisions hello")]
     Revisions { app: String },
-    /// List an app's replicas
+    /// List an app's replicas, newest first
+    #[command(after_help = "Example:\n  skerry replicas hello -o json")]
     Replicas { app: String },
+    /// Activate, deactivate, restart or copy a revision
+    Revision {
+        #[command(subcommand)]
+        command: RevisionCommand,
+    },
+    /// Show or change which revision gets how much of an app's traffic
+    #[command(after_help = TRAFFIC_HELP)]
+    Traffic(TrafficArgs),
     /// Print what an app's containers wrote
     Logs(LogsArgs),
     /// Print the latest of what happened on the device
@@ -78,6 +89,8 @@ pub(super) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// List the environments and their storages
+    Environments,
     /// List or import images
     Images {
         #[command(subcommand)]
@@ -110,6 +123,11 @@ pub(super) enum Command {
         #[arg(long, group = "target", conflicts_with_all = ["min", "max", "replicas"])]
         clear: bool,
     },
+    /// Set, list or remove the values of an app's secrets
+    Secret {
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
     /// Show the state of the device
     Status,
     /// Print a completion script
@@ -118,6 +136,17 @@ pub(super) enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+/// What stands below the help of `skerry traffic`.
+const TRAFFIC_HELP: &str = "\
+A REVISION is a name or its suffix alone. Weights that are not given keep their proportions.
+
+Examples:
+  skerry traffic hello
+  skerry traffic hello latest=80 0000001=20
+  skerry traffic hello blue=0000001 green=0000002
+  skerry traffic hello blue=50 green=50
+  skerry traffic hello blue=";
 
 /// What `skerry agent` is told.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -151,6 +180,51 @@ pub(super) struct LogsArgs {
     /// The time before each line
     #[arg(long)]
     pub(super) timestamps: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretCommand {
+    /// Set a value, which the standard input gives
+    Set { app: String, name: String },
+    /// List the secrets, never what they say
+    Ls { app: String },
+    /// Remove a value
+    Rm { app: String, name: String },
+    /// Seal a value, which the standard input gives, so that only one device can open it
+    Seal {
+        /// The publicKey of the device's status; this board's where not given
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RevisionCommand {
+    /// Let a revision have replicas again
+    #[command(after_help = "Example:\n  skerry revision activate hello--0000001")]
+    Activate { revision: String },
+    /// Stop a revision's replicas and keep it
+    #[command(after_help = "Example:\n  skerry revision deactivate hello--0000001")]
+    Deactivate { revision: String },
+    /// Make a revision's replicas anew, with images and secrets as they are now
+    #[command(after_help = "Example:\n  skerry revision restart hello--0000002")]
+    Restart { revision: String },
+    /// Make a new revision of an old one's template
+    #[command(after_help = "Example:\n  skerry revision copy hello--0000001 --suffix again")]
+    Copy {
+        revision: String,
+        /// The new one's suffix; a number where not given
+        #[arg(long)]
+        suffix: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TrafficArgs {
+    pub(super) app: String,
+    /// REVISION=WEIGHT, latest=WEIGHT, LABEL=WEIGHT; LABEL=REVISION moves a label, LABEL= takes it away
+    #[arg(value_name = "CHANGE")]
+    pub(super) changes: Vec<Change>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,6 +37,9 @@ pub fn check(bytes: &[u8]) -> CheckReport {
     let (kind, name, errors) = match parsed.document {
         Ok(Document::App(app)) => (Some("app"), app.name.map(|name| name.to_string()), Vec::new()),
         Ok(Document::Job(job)) => (Some("job"), job.name.map(|name| name.to_string()), Vec::new()),
+        Ok(Document::Environment(environment)) => {
+            (Some("environment"), environment.name.map(|name| name.to_string()), Vec::new())
+        }
         Err(errors) => (None, None, errors),
     };
     let found = |findings: Vec<Finding>| findings.into_iter().map(Found::from).collect();

@@ -14,7 +14,7 @@ use super::check::check;
 use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
-use super::{explain, follow, show};
+use super::{explain, follow, revision, secret, show, traffic};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -28,14 +28,18 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Check { file } => check_file(console, output, file).await,
         Command::Completions { shell } => completions(console, shell),
         Command::Explain { what } => explain::explain(console, output, &socket, what).await,
+        Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }
         | Command::Delete { .. }
         | Command::Apps
         | Command::Show { .. }
         | Command::Revisions { .. }
         | Command::Replicas { .. }
+        | Command::Revision { .. }
+        | Command::Traffic(_)
         | Command::Logs(_)
         | Command::Events { .. }
+        | Command::Environments
         | Command::Images { .. }
         | Command::Start { .. }
         | Command::Stop { .. }
@@ -86,10 +90,17 @@ async fn ask(
         Command::Replicas { app } => {
             let replicas = status(agent, app).await?.revisions;
             let replicas: Vec<_> = replicas.into_iter().flat_map(|r| r.replica_list).collect();
-            console.answer(output, &replicas, |replicas| show::replicas(replicas.iter()))
+            console.answer(output, &replicas, |replicas| show::replicas(replicas))
         }
+        Command::Revision { command } => revision::revision(agent, console, output, command).await,
+        Command::Traffic(args) => traffic::traffic(agent, console, output, args).await,
         Command::Logs(args) => follow::logs(agent, console, output, args).await,
         Command::Events { follow } => follow::events(agent, console, output, follow).await,
+        Command::Environments => {
+            let reply = agent.environments(brief(v1::EnvironmentsRequest {})).await?.into_inner();
+            let now = console.now;
+            console.answer(output, &reply.environments, |all| show::environments(all, now))
+        }
         Command::Images { command: None | Some(ImagesCommand::Ls) } => {
             let images = agent.images(brief(v1::ImagesRequest {})).await?.into_inner().images;
             console.answer(output, &images, |images| show::images(images))
@@ -114,7 +125,8 @@ async fn ask(
         Command::Agent(_)
         | Command::Check { .. }
         | Command::Completions { .. }
-        | Command::Explain { .. } => Ok(()),
+        | Command::Explain { .. }
+        | Command::Secret { .. } => Ok(()),
     }
 }
 
@@ -144,9 +156,10 @@ async fn apply(
         }
     }
     console.answer(output, &reply, |reply| {
-        format!("app {:?} {}\n", reply.name, if reply.changed { "accepted" } else { "unchanged" })
+        let what = if reply.changed { "accepted" } else { "unchanged" };
+        format!("{} {:?} {what}\n", reply.kind, reply.name)
     })?;
-    if !wait {
+    if !wait || reply.kind == "environment" {
         return Ok(());
     }
     let stale = before.get(&reply.name).filter(|before| reply.changed && **before != digest);

@@ -41,12 +41,24 @@ pub(super) enum CliError {
         #[source]
         source: io::Error,
     },
+    /// A value is expected, and a person sits at the keyboard.
+    #[error("the value is read from the standard input, which is a terminal")]
+    Terminal,
+    /// The standard input holds no value.
+    #[error("the standard input is no value: {0}")]
+    NoValue(&'static str),
+    /// The text is no public key.
+    #[error("{0:?} is no public key of a device")]
+    NoPublicKey(String),
     /// The document has errors; they were printed.
     #[error("{} is not a document that the agent would take", .0.display())]
     Invalid(PathBuf),
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]
     Failed { app: String, why: String },
+    /// What was typed means nothing, or two things.
+    #[error("{message}")]
+    Typed { message: String, hint: Option<String> },
     /// The word is no reason.
     #[error(transparent)]
     NoReason(#[from] UnknownReason),
@@ -106,8 +118,14 @@ impl Hint for CliError {
             Self::Refused(refused) => refused_hint(refused),
             Self::Call(status) => call_hint(status.code()),
             Self::Failed { app, .. } => Some(format!("skerry explain {app}")),
+            Self::Typed { hint, .. } => hint.clone(),
             Self::NoReason(UnknownReason(word)) => nearest_reason(word),
+            Self::Terminal => {
+                Some("pipe it in, such as: skerry secret set APP NAME < FILE".to_owned())
+            }
+            Self::NoPublicKey(_) => Some("take publicKey of the device's status".to_owned()),
             Self::Read { .. }
+            | Self::NoValue(_)
             | Self::Invalid(_)
             | Self::Print(_)
             | Self::Format { .. }

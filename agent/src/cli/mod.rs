@@ -14,10 +14,13 @@ mod follow;
 mod output;
 #[cfg(test)]
 mod reference;
+mod revision;
+mod secret;
 mod show;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};

@@ -67,6 +67,25 @@ fn every_command_that_a_page_shows_can_be_typed() {
 }
 
 #[test]
+fn every_example_of_a_help_text_can_be_typed() {
+    fn examples(command: &Command, found: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        found.extend(help.lines().filter(|line| line.starts_with("  ")).map(str::to_owned));
+        for inner in command.get_subcommands() {
+            examples(inner, found);
+        }
+    }
+    let mut found = Vec::new();
+    examples(&Args::command(), &mut found);
+    assert!(10 < found.len(), "{found:?}");
+    for line in found {
+        if let Err(error) = Args::try_parse_from(line.split_whitespace()) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
 fn every_configuration_that_a_page_shows_is_one() {
     let blocks = shown("toml");
     assert!(!blocks.is_empty(), "no configuration was found");

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use domain::model::WallTime;
 use domain::reason::Reason;
-use skerry_proto::v1::{AppStatus, DeviceReply, Finding, Image, ReplicaStatus, RevisionStatus};
+use skerry_proto::v1::{
+    AppStatus, DeviceReply, EnvironmentStatus, Finding, Image, KnownSecret, ReplicaStatus,
+    RevisionStatus,
+};
 
 use super::age::age;
 use super::error::finding;
@@ -34,18 +37,22 @@ pub(super) fn apps(apps: &[AppStatus], now: WallTime) -> String {
 
 /// `skerry revisions`.
 pub(super) fn revisions(revisions: &[RevisionStatus]) -> String {
+    if revisions.is_empty() {
+        return "no revisions\n".to_owned();
+    }
     let mut table = Table::new([
-        "REVISION", "ACTIVE", "TRAFFIC", "READY", "STATE", "HEALTH", "PHASE", "REASON",
+        "REVISION", "ACTIVE", "PHASE", "TRAFFIC", "LABELS", "READY", "STATE", "HEALTH", "REASON",
     ]);
     for revision in revisions {
         table.row([
             revision.name.clone(),
             yes(revision.active),
+            revision.phase.clone(),
             percent(revision.traffic_weight),
+            revision.labels.join(","),
             format!("{}/{}", revision.ready_replicas, revision.replicas),
             revision.running_state.clone(),
             revision.health_state.clone(),
-            revision.phase.clone(),
             revision.reason.clone(),
         ]);
     }
@@ -53,7 +60,10 @@ pub(super) fn revisions(revisions: &[RevisionStatus]) -> String {
 }
 
 /// `skerry replicas`.
-pub(super) fn replicas<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) -> String {
+pub(super) fn replicas(replicas: &[ReplicaStatus]) -> String {
+    if replicas.is_empty() {
+        return "no replicas\n".to_owned();
+    }
     let mut table = Table::new(["REPLICA", "STATE", "READY", "ADDRESS", "RESTARTS", "REASON"]);
     for replica in replicas {
         table.row([
@@ -63,6 +73,28 @@ pub(super) fn replicas<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) ->
             replica.address.clone(),
             replica.restart_count.to_string(),
             replica.reason.clone(),
+        ]);
+    }
+    table.render()
+}
+
+/// `skerry environments`.
+pub(super) fn environments(environments: &[EnvironmentStatus], now: WallTime) -> String {
+    if environments.is_empty() {
+        return "no environments\n".to_owned();
+    }
+    let mut table = Table::new(["ENVIRONMENT", "APPS", "STORAGES", "SOURCE", "UPDATED", "REASON"]);
+    for one in environments {
+        let storages: Vec<&str> = one.storages.iter().map(|one| one.name.as_str()).collect();
+        let of_error = one.error.iter().map(|error| error.reason.as_str());
+        let mut reasons = of_error.chain(one.storages.iter().map(|one| one.reason.as_str()));
+        table.row([
+            one.environment.clone(),
+            one.apps.to_string(),
+            storages.join(","),
+            one.source.clone(),
+            age(&one.updated_time, now),
+            reasons.find(|reason| !reason.is_empty()).unwrap_or_default().to_owned(),
         ]);
     }
     table.render()
@@ -79,6 +111,16 @@ pub(super) fn images(images: &[Image]) -> String {
             image.platform.clone(),
             yes(image.imported),
         ]);
+    }
+    table.render()
+}
+
+/// `skerry secret ls`.
+pub(super) fn secrets(secrets: &[KnownSecret]) -> String {
+    let mut table = Table::new(["SECRET", "VALUE", "LISTED"]);
+    for secret in secrets {
+        let value = if secret.has_value { "set" } else { "missing" };
+        table.row([secret.name.clone(), value.to_owned(), yes(secret.listed)]);
     }
     table.render()
 }
@@ -109,6 +151,7 @@ pub(super) fn device(reply: &DeviceReply) -> String {
         ("tags", tags.join(" ")),
         ("agent", format!("{} on {}", status.agent_version, status.architecture)),
         ("control plane", control_plane),
+        ("public key", status.public_key.clone()),
         ("apps", format!("{}, {} running", reply.apps, reply.running)),
     ];
     for trouble in &status.troubles {

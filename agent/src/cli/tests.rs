@@ -1,5 +1,7 @@
 //! What a person reads, word for word.
 
+mod revisions;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -86,8 +88,10 @@ fn help_names_every_command() {
           delete       Remove an app
           apps         List the apps
           show         Show one app with its revisions and replicas
-          revisions    List an app's revisions
-          replicas     List an app's replicas
+          revisions    List an app's revisions, newest first
+          replicas     List an app's replicas, newest first
+          revision     Activate, deactivate, restart or copy a revision
+          traffic      Show or change which revision gets how much of an app's traffic
           logs         Print what an app's containers wrote
           events       Print the latest of what happened on the device
           images       List or import images
@@ -119,6 +123,13 @@ fn the_command_line_is_sound_and_wrong_ones_are_refused() {
         "images import",
         "logs hello --tail all",
         "apps -o xml",
+        "revision",
+        "revision hello--0000001",
+        "revision restart",
+        "revision restart hello--0000001 --suffix again",
+        "traffic",
+        "traffic hello 20",
+        "traffic hello =20",
     ] {
         let args = ["skerry"].into_iter().chain(wrong.split(' ').filter(|word| !word.is_empty()));
         assert!(Args::try_parse_from(args).is_err(), "{wrong}");
@@ -195,26 +206,9 @@ async fn an_app_is_a_tree_with_reasons_and_hints_where_they_belong() {
 }
 
 #[tokio::test]
-async fn revisions_and_replicas_stand_in_columns() {
-    check(
-        "revisions hello",
-        expect![[r#"
-        REVISION         ACTIVE   TRAFFIC   READY   STATE        HEALTH      PHASE       REASON
-        hello--0000002   yes      0 %       0/1     Activating   Unhealthy   Starting    ProbeFailed
-        hello--0000001   yes      100 %     2/2     Running      Healthy     Committed   -
-    "#]],
-    )
-    .await;
-    check(
-        "replicas hello",
-        expect![[r#"
-        REPLICA                STATE        READY   ADDRESS      RESTARTS   REASON
-        hello--0000002-abcde   NotRunning   no      10.213.0.7   3          CrashLoopBackOff
-        hello--0000001-klmno   Running      yes     10.213.0.6   0          -
-        hello--0000001-fghij   Running      yes     10.213.0.5   0          -
-    "#]],
-    )
-    .await;
+async fn environments_stand_in_columns_with_their_storages() {
+    check("environments", expect![[""]]).await;
+    check("environments -o yaml", expect![[""]]).await;
 }
 
 #[tokio::test]
@@ -234,7 +228,7 @@ async fn json_is_what_stands_on_mqtt() {
 #[tokio::test]
 async fn an_explanation_says_what_is_wrong_and_what_to_do() {
     check("explain hello", expect![[r#"
-        hello is Progressing, 2 of 3 replicas ready, 100 % of the traffic on hello--0000001
+        hello is Progressing, 2 of 3 replicas ready, 100 % of the traffic on hello--0000001; hello--0000002 is starting (ProbeFailed)
         hello--0000002: ProbeFailed: A probe does not succeed. (GET :8080/ answered 500)
         hint: Read the details: the probe and what it got
         hello--0000002-abcde: CrashLoopBackOff: The container exits again and again; the next start waits. (container main exited with code 1  [2J)
@@ -554,5 +548,7 @@ fn a_completion_script_names_the_commands() {
     let args = Args::try_parse_from(["skerry", "completions", "bash"]).unwrap();
     let mut console = console(&out, &Paper::default());
     single_threaded().unwrap().block_on(commands::run(args, &mut console)).unwrap();
-    assert!(out.text().contains("revisions"), "{}", out.text());
+    for word in ["revisions", "deactivate", "copy", "--suffix", "traffic"] {
+        assert!(out.text().contains(word), "{word}: {}", out.text());
+    }
 }

@@ -29,20 +29,22 @@ pub(super) fn profile(added: &[String]) -> Value {
         _ => &[],
     };
     let names: Vec<&str> = ALLOWED.split_whitespace().collect();
+    let opened = |(capability, names): &(&str, &'static str)| {
+        added.iter().any(|name| name == capability).then_some(*names)
+    };
+    let opened: Vec<&str> =
+        OPENED.iter().filter_map(opened).flat_map(str::split_whitespace).collect();
     let mut calls = vec![
         json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
         json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}]}),
         json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW",
             "args": [{"index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}),
-        // Its flags lie in memory, where no filter sees them. Told that it does not exist, a C library takes `clone`.
-        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}),
     ];
-    let opened = |(capability, names): &(&str, &'static str)| {
-        added.iter().any(|name| name == capability).then_some(*names)
-    };
-    let opened: Vec<&str> =
-        OPENED.iter().filter_map(opened).flat_map(str::split_whitespace).collect();
+    if !opened.contains(&"clone3") {
+        // Its flags lie in memory, where no filter sees them. Told that it does not exist, a C library takes `clone`.
+        calls.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}));
+    }
     if !opened.is_empty() {
         calls.push(json!({"names": opened, "action": "SCMP_ACT_ALLOW"}));
     }
@@ -138,3 +140,28 @@ msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shm
 
 getrandom seccomp sysinfo uname landlock_add_rule landlock_create_ruleset landlock_restrict_self
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a profile does with a call, rule by rule, conditions left aside.
+    fn of(added: &[&str], call: &str) -> Vec<String> {
+        let added: Vec<String> = added.iter().map(|name| (*name).to_owned()).collect();
+        let profile = profile(&added);
+        let rules = profile["syscalls"].as_array().unwrap().iter();
+        let about =
+            |rule: &&Value| rule["names"].as_array().unwrap().iter().any(|name| name == call);
+        rules.filter(about).map(|rule| rule["action"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_capability_opens_the_calls_that_it_is_for_and_no_others() {
+        assert_eq!(of(&[], "clock_settime"), [""; 0]);
+        assert_eq!(of(&["SYS_TIME"], "clock_settime"), ["SCMP_ACT_ALLOW"]);
+        assert_eq!(of(&["SYS_TIME", "NET_ADMIN"], "mount"), [""; 0]);
+        assert_eq!(of(&[], "clone3"), ["SCMP_ACT_ERRNO"]);
+        // Two answers for one call would be refused by runc.
+        assert_eq!(of(&["SYS_ADMIN"], "clone3"), ["SCMP_ACT_ALLOW"]);
+    }
+}

@@ -2,6 +2,10 @@
 //!
 //! Made anew when the table changes; replicas that stay keep their links and counts, those that go lose their idle
 //! links at once and finish what is open.
+//!
+//! A request that looked at an older table may still go for a replica that has just left. So it reserves first and
+//! then asks whether the replica has left, while whoever waits for the replica marks it first and then counts: one of
+//! the two sees the other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,11 +33,12 @@ pub(super) struct Shared {
     requests: AtomicU32,
 }
 
-/// A table and the upstreams of its replicas.
+/// A table, the upstreams of its replicas, and those that left while something was open.
 #[derive(Default)]
 pub(super) struct Fleet {
     pub(super) table: Arc<RouteTable>,
     pub(super) upstreams: BTreeMap<ReplicaName, Arc<Upstream>>,
+    pub(super) leaving: Vec<(ReplicaName, Arc<Upstream>)>,
 }
 
 /// How busy a replica is.
@@ -114,11 +119,17 @@ impl Fleet {
             (backend.replica.clone(), upstream)
         };
         let upstreams: BTreeMap<_, _> = backends.map(upstream).collect();
+        let stays = |name: &ReplicaName, old: &Arc<Upstream>| {
+            upstreams.get(name).is_some_and(|new| Arc::ptr_eq(new, old))
+        };
+        let mut leaving = self.leaving.clone();
         for (name, old) in &self.upstreams {
-            if !upstreams.get(name).is_some_and(|new| Arc::ptr_eq(new, old)) {
+            if !stays(name, old) {
                 old.retire();
+                leaving.push((name.clone(), Arc::clone(old)));
             }
         }
-        Self { table: Arc::clone(table), upstreams }
+        leaving.retain(|(_, old)| old.open() != 0);
+        Self { table: Arc::clone(table), upstreams, leaving }
     }
 }

@@ -4,6 +4,7 @@
 //! back within one task. Only where both directions must move on their own (a request body still on its way, an
 //! upgrade) is it set free as a task.
 
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -11,6 +12,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::TcpStream;
 use tracing::debug_span;
 
@@ -27,13 +30,16 @@ pub(super) struct Link {
     pub(super) sender: http1::SendRequest<Upload>,
     /// None once it has ended or runs as a task.
     wire: Option<Pin<Box<Wire>>>,
+    /// What the wire runs on: open for as long as there is a wire.
+    socket: RawFd,
 }
 
 impl Link {
     pub(super) async fn open(stream: TcpStream) -> hyper::Result<Self> {
+        let socket = stream.as_raw_fd();
         let mut builder = http1::Builder::new();
         let (sender, wire) = builder.max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, wire: Some(Box::pin(wire.with_upgrades())) })
+        Ok(Self { sender, wire: Some(Box::pin(wire.with_upgrades())), socket })
     }
 
     /// Lets the connection read and write what it can.
@@ -44,6 +50,16 @@ impl Link {
             // How it ended is told to whoever waits for an answer on it.
             self.wire = None;
         }
+    }
+
+    /// Whether the replica has sent nothing on an idle link, not even its end. The kernel knows of it before the runtime
+    /// does, and a request that is written meanwhile is lost.
+    pub(super) fn is_quiet(&self) -> bool {
+        if self.wire.is_none() {
+            return !self.sender.is_closed();
+        }
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.socket, &mut [0], flags) == Err(Errno::EAGAIN)
     }
 
     /// Lets the connection run by itself.

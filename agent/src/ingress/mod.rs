@@ -10,9 +10,11 @@
 //! a reason: its only timers run while something is open.
 
 mod connection;
+mod errand;
 mod fleet;
 mod headers;
 mod holder;
+mod leave;
 mod link;
 mod listener;
 mod proxy;
@@ -33,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::fleet::Shared;
 pub use self::fleet::{Load, LoadGauge};
+use self::leave::Leave;
 use self::listener::Listeners;
+use crate::drain::Drain;
 use crate::tasks::Tasks;
 
 /// Troubles of listeners, by the listener's name; other adapters write to it too.
@@ -95,6 +99,11 @@ impl Ingress {
     /// How busy each replica is, for scaling.
     pub fn load(&self) -> LoadGauge {
         LoadGauge(Arc::clone(&self.shared))
+    }
+
+    /// Tells when a replica has nothing open any more.
+    pub fn drain(&self) -> Arc<dyn Drain> {
+        Arc::new(Leave(Arc::clone(&self.shared)))
     }
 
     /// Where it listens, by the listener's name: `ingress/lan`, `ingress/<environment>`.

@@ -5,9 +5,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use domain::model::ReplicaName;
 use domain::reason::Reason;
-use domain::route::{Backend, Found, Ticket, Transport};
+use domain::route::Transport;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
@@ -19,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tracing::{debug, debug_span};
 
 use super::connection::Visit;
-use super::fleet::Fleet;
+use super::errand::Errand;
 use super::headers;
 use super::link::Upload;
 use super::reply::{Refusal, Relay, Reply};
@@ -58,12 +57,12 @@ pub(super) async fn answer(
 
 async fn relay(visit: &Visit, request: Request<Incoming>) -> Result<Response<Reply>, Refusal> {
     let host = host(&request)?;
-    let fleet = visit.shared.fleet();
     let name = host.to_str().map_err(|_| Refusal::Because(Reason::UnknownHost))?;
-    let found = fleet.table.find(name, &visit.side).map_err(Refusal::Because)?;
-    let mut call = prepare(request, &host, &visit.peer, found.service.transport)?;
+    let mut errand = Errand::new(name, &visit.side);
+    let (busy, transport) = errand.reserve(&visit.shared).map_err(Refusal::Because)?;
+    let mut call = prepare(request, &host, &visit.peer, transport)?;
     let upgrade = call.upgrade.take();
-    let (answer, busy) = send(visit, &fleet, &found, call).await?;
+    let (answer, busy) = send(visit, errand, busy, call).await?;
     settle(visit, answer, busy, upgrade).await
 }
 
@@ -147,30 +146,17 @@ fn widen(uri: &mut Uri, headers: &mut HeaderMap, host: &HeaderValue) -> Result<(
     Ok(())
 }
 
-/// Finds a replica that answers.
+/// Has a replica answer: the reserved one, or another where that one cannot be reached.
 async fn send(
     visit: &Visit,
-    fleet: &Fleet,
-    found: &Found<'_>,
+    mut errand: Errand<'_>,
+    mut busy: Busy,
     call: Call,
 ) -> Result<(Answer, Busy), Refusal> {
-    let number = visit.shared.number();
-    let (ticket, turn) = (Ticket::nth(number), usize::try_from(number).unwrap_or(0));
-    let mut unreachable: Vec<&ReplicaName> = Vec::new();
     let mut choice = Choice::Any;
     let mut request = call.request;
-    for _ in 0..TRIES_MAX {
-        let open = |backend: &Backend| {
-            let upstream = fleet.upstreams.get(&backend.replica)?;
-            (!unreachable.contains(&&backend.replica)).then(|| upstream.open())
-        };
-        let picked = match found.pick(ticket, open, turn) {
-            Ok(backend) => backend,
-            Err(_) if !unreachable.is_empty() => break,
-            Err(reason) => return Err(Refusal::Because(reason)),
-        };
-        let Some(upstream) = fleet.upstreams.get(&picked.replica) else { break };
-        let busy = Busy::new(upstream);
+    for left in (0..TRIES_MAX).rev() {
+        let upstream = busy.upstream();
         let sent = if call.wide {
             upstream.send_wide(&visit.shared, request, choice, call.again).await
         } else {
@@ -179,7 +165,7 @@ async fn send(
         match sent {
             Ok(answer) => return Ok((answer, busy)),
             Err(Lost::Unreachable(unsent)) => {
-                unreachable.push(&picked.replica);
+                errand.pass_over(upstream);
                 request = *unsent;
             }
             Err(Lost::Stale(unsent)) => {
@@ -189,6 +175,11 @@ async fn send(
             Err(Lost::Late) => return Err(Refusal::Because(Reason::UpstreamTimeout)),
             Err(Lost::Broken) => break,
         }
+        if left == 0 {
+            break;
+        }
+        drop(busy);
+        (busy, _) = errand.reserve(&visit.shared).map_err(Refusal::Because)?;
     }
     Err(Refusal::Because(Reason::UpstreamFailed))
 }

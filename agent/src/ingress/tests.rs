@@ -1,8 +1,10 @@
 //! The ingress against real sockets on loopback.
 
 mod faults;
+mod leaving;
 mod listening;
 mod passing;
+mod splitting;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::pin;

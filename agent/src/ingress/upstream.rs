@@ -15,6 +15,7 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time;
 use tracing::debug_span;
 
@@ -38,6 +39,10 @@ pub(super) struct Upstream {
     pub(super) address: SocketAddrV4,
     open: AtomicUsize,
     begun: AtomicU64,
+    /// Out of the table, for ever: one that comes back is another.
+    retired: AtomicBool,
+    /// Rung when nothing is open any more, once it is retired.
+    finished: Notify,
     links: Mutex<Shelf>,
     /// The one HTTP/2 connection; the lock is held while it opens, so that there is one.
     wide: tokio::sync::Mutex<Option<http2::SendRequest<Upload>>>,
@@ -51,7 +56,6 @@ struct Shelf {
     fresh: Vec<Link>,
     /// Not used since then.
     stale: Vec<Link>,
-    retired: bool,
 }
 
 /// One open request of a replica, counted until it is dropped.
@@ -91,6 +95,8 @@ impl Upstream {
             address,
             open: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+            finished: Notify::new(),
             links: Mutex::default(),
             wide: tokio::sync::Mutex::default(),
             wide_used: AtomicBool::new(false),
@@ -99,23 +105,36 @@ impl Upstream {
 
     /// Requests that are open.
     pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::SeqCst)
     }
 
     pub(super) fn load(&self) -> Load {
         Load { open: self.open(), begun: self.begun.load(Ordering::Relaxed) }
     }
 
-    /// The replica is gone from the table: nothing is kept for it any more.
+    /// The replica is gone from the table: nothing begins and nothing is kept for it any more.
     pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
         let mut links = self.links();
-        links.retired = true;
         let idle = (mem::take(&mut links.fresh), mem::take(&mut links.stale));
         drop(links);
         drop(idle);
         if let Ok(mut wide) = self.wide.try_lock() {
             *wide = None;
         }
+    }
+
+    /// Comes back when nothing is open. Of one that is retired: of others nobody tells.
+    pub(super) async fn finished(&self) {
+        // Rings between the count and the wait are heard too.
+        let finished = self.finished.notified();
+        if self.open() != 0 {
+            finished.await;
+        }
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
     }
 
     /// Closes what was not used since the last sweep; tells whether something is left to sweep.
@@ -146,7 +165,7 @@ impl Upstream {
         choice: Choice,
         again: bool,
     ) -> Result<Answer, Lost> {
-        let idle = if choice == Choice::Any { self.take() } else { None };
+        let idle = if choice == Choice::Any { self.take(again) } else { None };
         let used = idle.is_some();
         let mut link = match idle {
             Some(link) => link,
@@ -207,7 +226,7 @@ impl Upstream {
             return;
         }
         let mut links = self.links();
-        if links.retired || IDLE_MAX <= links.fresh.len() + links.stale.len() {
+        if self.is_retired() || IDLE_MAX <= links.fresh.len() + links.stale.len() {
             drop(links);
             drop(link);
             return;
@@ -220,14 +239,18 @@ impl Upstream {
         }
     }
 
-    fn take(&self) -> Option<Link> {
+    /// An idle link. For a request that is not sent `again`, one that the replica has not closed by now.
+    pub(super) fn take(&self, again: bool) -> Option<Link> {
         let mut links = self.links();
-        let Shelf { fresh, stale, retired: _ } = &mut *links;
+        let Shelf { fresh, stale } = &mut *links;
         for side in [fresh, stale] {
             // The one used last is the likeliest to be still open. One that is not ready has not been told yet that
             // its answer has ended.
-            if let Some(at) = side.iter().rposition(|link| link.sender.is_ready()) {
-                return Some(side.swap_remove(at));
+            while let Some(at) = side.iter().rposition(|link| link.sender.is_ready()) {
+                let link = side.swap_remove(at);
+                if again || link.is_quiet() {
+                    return Some(link);
+                }
             }
         }
         None
@@ -262,7 +285,7 @@ impl Upstream {
         shared.tasks.spawn_short(debug_span!("link"), async move {
             drop(driver.await);
         });
-        if !self.links().retired {
+        if !self.is_retired() {
             *wide = Some(sender.clone());
             shared.sweep.notify_one();
         }
@@ -275,10 +298,15 @@ impl Upstream {
 }
 
 impl Busy {
-    pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
-        upstream.open.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request in, unless the replica has left: see `fleet` for the order of the two.
+    pub(super) fn reserve(upstream: &Arc<Upstream>) -> Option<Self> {
+        upstream.open.fetch_add(1, Ordering::SeqCst);
+        let busy = Self(Arc::clone(upstream));
+        if upstream.is_retired() {
+            return None;
+        }
         upstream.begun.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(upstream))
+        Some(busy)
     }
 
     pub(super) fn upstream(&self) -> &Arc<Upstream> {
@@ -288,7 +316,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_retired() {
+            self.0.finished.notify_waiters();
+        }
     }
 }
 

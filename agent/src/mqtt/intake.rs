@@ -191,6 +191,9 @@ async fn run(inbox: Inbox, errand: Errand) -> (Errand, Outcome) {
     let outcome = match &errand.about {
         Downward::App(name) => document(&inbox, Subject::App(name.clone()), payload).await,
         Downward::Job(name) => document(&inbox, Subject::Job(name.clone()), payload).await,
+        Downward::Environment(name) => {
+            document(&inbox, Subject::Environment(name.clone()), payload).await
+        }
         Downward::Scale(app) => {
             let (reply, answer) = oneshot::channel();
             ask(&inbox, Request::Scale { app: app.clone(), payload, reply }, answer).await

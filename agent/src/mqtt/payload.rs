@@ -1,7 +1,7 @@
 //! The JSON that goes up.
 
 use domain::event::Event;
-use domain::status::{AppStatus, JobStatus};
+use domain::status::{AppStatus, EnvironmentStatus, JobStatus};
 use serde::Serialize;
 use skerry_proto::v1;
 
@@ -34,6 +34,7 @@ pub(super) fn device(
         tags: settings.tags.clone(),
         troubles: state.troubles.iter().map(wire::trouble).collect(),
         updated_time: rfc3339(clock.wall()),
+        public_key: settings.public_key.clone(),
     }
 }
 
@@ -62,6 +63,11 @@ pub(super) fn app(status: &AppStatus) -> Vec<u8> {
 /// `P/jobs/{job}/status`
 pub(super) fn job(status: &JobStatus) -> Vec<u8> {
     json(&wire::job(status))
+}
+
+/// `P/environments/{environment}/status`
+pub(super) fn environment(status: &EnvironmentStatus) -> Vec<u8> {
+    json(&wire::environment(status))
 }
 
 /// `P/events`

@@ -38,6 +38,8 @@ pub struct MqttSettings {
     pub architecture: String,
     /// For the status.
     pub boot_id: String,
+    /// For the status: what values of secrets may be sealed with.
+    pub public_key: String,
     /// What becomes of a session that the broker still has.
     pub session: Session,
 }
@@ -68,6 +70,7 @@ impl MqttSettings {
         config: &Config,
         agent_version: &str,
         boot_id: &str,
+        public_key: &str,
         session: Session,
     ) -> Result<Option<Self>, InvalidSettings> {
         let mqtt = &config.mqtt;
@@ -95,6 +98,7 @@ impl MqttSettings {
             agent_version: agent_version.to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             boot_id: boot_id.to_owned(),
+            public_key: public_key.to_owned(),
             session,
         }))
     }
@@ -217,10 +221,12 @@ mod tests {
     #[test]
     fn a_prefix_with_a_wildcard_is_refused_and_no_url_is_no_control_plane() {
         let mut config = Config::default();
-        assert!(MqttSettings::new(&config, "1", "boot", Session::Resumed).unwrap().is_none());
+        assert!(
+            MqttSettings::new(&config, "1", "boot", "key", Session::Resumed).unwrap().is_none()
+        );
         config.mqtt.url = "mqtt://broker".to_owned();
         config.mqtt.topic_prefix = "a/+".to_owned();
-        let refused = MqttSettings::new(&config, "1", "boot", Session::Resumed).unwrap_err();
+        let refused = MqttSettings::new(&config, "1", "boot", "key", Session::Resumed).unwrap_err();
         assert_eq!(refused, InvalidSettings::Prefix("a/+".to_owned()));
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Downward {
     Scale(String),
     /// `jobs/{job}/desired`
     Job(String),
+    /// `environments/{environment}/desired`
+    Environment(String),
 }
 
 impl Topics {
@@ -25,8 +27,8 @@ impl Topics {
     }
 
     /// What is subscribed to.
-    pub(super) fn filters(&self) -> [String; 3] {
-        ["apps/+/desired", "apps/+/scale", "jobs/+/desired"]
+    pub(super) fn filters(&self) -> [String; 4] {
+        ["apps/+/desired", "apps/+/scale", "jobs/+/desired", "environments/+/desired"]
             .map(|rest| format!("{}/{rest}", self.root))
     }
 
@@ -43,6 +45,7 @@ impl Topics {
             ("apps", "desired") => Some(Downward::App(name.to_owned())),
             ("apps", "scale") => Some(Downward::Scale(name.to_owned())),
             ("jobs", "desired") => Some(Downward::Job(name.to_owned())),
+            ("environments", "desired") => Some(Downward::Environment(name.to_owned())),
             _ => None,
         }
     }
@@ -71,6 +74,11 @@ impl Topics {
     pub(super) fn job(&self, name: &str) -> Option<String> {
         is_level(name).then(|| format!("{}/jobs/{name}/status", self.root))
     }
+
+    /// `P/environments/{environment}/status`
+    pub(super) fn environment(&self, name: &str) -> Option<String> {
+        is_level(name).then(|| format!("{}/environments/{name}/status", self.root))
+    }
 }
 
 /// It can stand between two slashes. 60,000 because a whole topic has 65,535 bytes at most.
@@ -92,6 +100,8 @@ mod tests {
         check(b"skerry/v1/pi/apps/hello/desired", Some(&Downward::App("hello".to_owned())));
         check(b"skerry/v1/pi/apps/hello/scale", Some(&Downward::Scale("hello".to_owned())));
         check(b"skerry/v1/pi/jobs/nightly/desired", Some(&Downward::Job("nightly".to_owned())));
+        let shop = Downward::Environment("shop".to_owned());
+        check(b"skerry/v1/pi/environments/shop/desired", Some(&shop));
         check("skerry/v1/pi/apps/Ä B/desired".as_bytes(), Some(&Downward::App("Ä B".to_owned())));
         check(b"skerry/v1/pi/apps//desired", Some(&Downward::App(String::new())));
     }
@@ -117,5 +127,6 @@ mod tests {
         assert_eq!(topics.app("hello").as_deref(), Some("p/d/apps/hello/status"));
         assert_eq!(topics.app("a/b"), None);
         assert_eq!(topics.job("#"), None);
+        assert_eq!(topics.environment("a").as_deref(), Some("p/d/environments/a/status"));
     }
 }

@@ -168,14 +168,22 @@ impl Upward<'_> {
             |(name, status): (&String, _)| Some((self.topics.app(name)?, payload::app(status)));
         let job =
             |(name, status): (&String, _)| Some((self.topics.job(name)?, payload::job(status)));
+        // One that nobody spoke of is none of the control plane's.
+        let environments = statuses.environments.iter().filter(|(_, one)| one.source.is_some());
+        let environment = |(name, status): (&String, _)| {
+            Some((self.topics.environment(name)?, payload::environment(status)))
+        };
         let apps = statuses.apps.iter().filter_map(app);
-        apps.chain(statuses.jobs.iter().filter_map(job)).collect()
+        let jobs = statuses.jobs.iter().filter_map(job);
+        apps.chain(jobs).chain(environments.filter_map(environment)).collect()
     }
 
-    /// The topics of removed apps and jobs. A name alone does not say which of the two it was: a status tells, and
+    /// The topics of what was removed. An app or a job: a name alone does not say which of the two it was: a status tells, and
     /// where there is none, it was both.
     fn removed(&self, statuses: &Statuses) -> BTreeSet<String> {
-        let mut topics = BTreeSet::new();
+        let environments = statuses.removed_environments.iter();
+        let mut topics: BTreeSet<String> =
+            environments.filter_map(|name| self.topics.environment(name.as_str())).collect();
         for name in &statuses.removed {
             let name = name.as_str();
             let (app, job) = (statuses.apps.contains_key(name), statuses.jobs.contains_key(name));

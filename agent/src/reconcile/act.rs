@@ -143,7 +143,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Stopped(replica.clone(), Err(lost("stop")));
+        // Without a grace there is nothing to wait for: it never served, or it shall go at once.
+        let drained = (!grace.is_zero()).then(|| self.drain.drained(&replica));
         let stop = async move {
+            if let Some(drained) = drained
+                && time::timeout(grace, drained).await.is_err()
+            {
+                info!(%replica, ?grace, "requests are open still, and the grace is over");
+            }
             let result = stop(&runtime, &network, &replica, grace).await;
             if result.is_err() {
                 // It is still there, so the next plan stops it again: not before this wait is over.

@@ -71,6 +71,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         for job in changes.jobs {
             self.state.jobs.insert(job.name.clone(), job);
         }
+        for environment in changes.environments {
+            self.state.environments.insert(environment.name.clone(), environment);
+        }
         if let Some(device) = changes.device {
             self.state.device = device;
         }

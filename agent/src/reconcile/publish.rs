@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use domain::model::EnvironmentName;
 use domain::plan::{Fleet, World};
 use domain::replica::Trouble;
 use domain::state::AppRecord;
-use domain::status::{AppStatus, JobStatus, Statuses};
+use domain::status::{AppStatus, EnvironmentStatus, JobStatus, Statuses};
 use domain::view::{self, Scene};
 use tokio::sync::watch;
 
-use super::{Kind, Reconciler, Refused};
+use super::{Reconciler, Refused};
+use crate::inbox::Kind;
 use crate::network::Network;
 use crate::published::DeviceState;
 use crate::runtime::Runtime;
@@ -28,6 +30,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &health,
+            environments: &self.state.environments,
             doing: &self.doing,
             fetching: &self.fetching,
             surveying: &self.surveying,
@@ -80,6 +83,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 statuses.removed.insert(name.clone());
             }
         }
+        statuses.environments = view::environments(&self.state, &self.settings.allowances);
+        let removed = view::removed_environments(&self.state);
+        let told = |name: &EnvironmentName| {
+            self.refusals.contains_key(&(Kind::Environment, name.to_string()))
+        };
+        statuses.removed_environments = removed.filter(|name| !told(name)).cloned().collect();
         for ((kind, name), refused) in &self.refusals {
             let Refused { source, finding } = refused;
             match kind {
@@ -95,9 +104,23 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                         status.or_insert_with(|| view::refused_job(name, *source, finding.clone()));
                     status.error = Some(finding.clone());
                 }
+                Kind::Environment => {
+                    let status = statuses.environments.entry(name.clone());
+                    let refused = || view::refused_environment(name, *source, finding.clone());
+                    let status = status.or_insert_with(refused);
+                    // One that had apps alone belongs to whoever spoke of it first.
+                    status.source = status.source.or(Some(*source));
+                    status.error = Some(finding.clone());
+                }
             }
         }
         stamp(&mut statuses.apps, &before.apps, |status: &mut AppStatus| &mut status.updated, now);
+        stamp(
+            &mut statuses.environments,
+            &before.environments,
+            |status: &mut EnvironmentStatus| &mut status.updated,
+            now,
+        );
         stamp(&mut statuses.jobs, &before.jobs, |status: &mut JobStatus| &mut status.updated, now);
         statuses
     }
@@ -109,7 +132,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn device(&self) -> DeviceState {
         let listeners = self.reports.listeners.borrow();
         let own = [&self.sight.trouble, &self.nets.trouble, &self.storage_trouble];
-        let own = own.into_iter().flatten().chain(&self.nets.remarks);
+        let lost = self.lost_values();
+        let own = own.into_iter().flatten().chain(&self.nets.remarks).chain(&lost);
         let troubles: BTreeSet<&Trouble> = own.chain(listeners.values()).collect();
         let apps = self.state.apps.values().filter_map(|app| {
             Some((app.name.clone(), app.generation, app.accepted.as_ref()?.digest))

@@ -1,16 +1,19 @@
 //! Requests: what the loop is asked, and what it answers. Everything is checked before anything changes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use domain::document::{Document, Finding, ScaleTarget};
-use domain::intake::{self, Incoming, Verdict, refusal};
+use domain::intake::{self, AnyParsed, Incoming, Verdict, refusal};
 use domain::model::{AppName, Digest, RevisionName};
 use domain::reason::Reason;
 use domain::state::{AppRecord, Changes, JobRecord, RevisionRecord};
 use domain::status::Source;
 use tracing::{info, warn};
 
-use super::{INBOX_DEPTH, Kind, REFUSALS_KEPT, Reconciler, Refused};
-use crate::inbox::{Accepted, Refusal, Request, Run, Subject};
+use super::environments::take_apart;
+use super::{INBOX_DEPTH, REFUSALS_KEPT, Reconciler, Refused};
+use crate::inbox::{Accepted, Kind, Refusal, Request, Run, Subject};
 use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
@@ -40,6 +43,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             }
             Request::Delete { source, app, force, reply } => {
                 let _ = reply.send(self.delete(source, &app, force).await);
+            }
+            Request::DeleteEnvironment { source, environment, reply } => {
+                let _ = reply.send(self.delete_environment(source, &environment).await);
             }
             Request::Run { app, run, reply } => {
                 let _ = reply.send(self.start_or_stop(&app, run).await);
@@ -74,6 +80,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let (sent_to, mut kind) = match subject {
             Subject::App(name) => (Some(name.as_str()), Kind::App),
             Subject::Job(name) => (Some(name.as_str()), Kind::Job),
+            Subject::Environment(name) => (Some(name.as_str()), Kind::Environment),
             Subject::Itself => (None, Kind::App),
         };
         if payload.is_empty() {
@@ -84,15 +91,25 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if let Some(unchanged) = self.repeat(source, subject, &payload).filter(|_| !force) {
             return Ok(unchanged);
         }
-        let taken = take_apart(payload, sent_to.map(str::to_owned)).await;
+        let key = Arc::clone(&self.device_key);
+        let taken = take_apart(payload, subject.clone(), key).await;
         let result = match taken {
             Ok((parsed, payload)) => {
                 let allowances = &self.settings.allowances.clone();
                 let incoming = Incoming { source, payload: &payload, force, allowances };
-                if *subject == Subject::Itself && matches!(parsed.document, Document::Job(_)) {
-                    kind = Kind::Job;
+                match parsed {
+                    AnyParsed::Workload(parsed) => {
+                        let job = matches!(parsed.document, Document::Job(_));
+                        if *subject == Subject::Itself && job {
+                            kind = Kind::Job;
+                        }
+                        self.intake(subject, parsed, incoming).await
+                    }
+                    AnyParsed::Environment(parsed) => {
+                        kind = Kind::Environment;
+                        self.environment(parsed, incoming).await
+                    }
                 }
-                self.intake(subject, parsed, incoming).await
             }
             Err(findings) => Err((sent_to.map(str::to_owned), lasting(findings))),
         };
@@ -110,34 +127,47 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// What a retained message that comes again on reconnect costs: one digest.
     fn repeat(&mut self, source: Source, subject: &Subject, payload: &[u8]) -> Option<Accepted> {
-        let digest = Digest::of(payload);
-        let (Subject::App(name) | Subject::Job(name)) = subject else { return None };
-        let key: AppName = name.parse().ok()?;
-        let received = match subject {
-            Subject::App(_) => self.state.apps.get(&key).map(|app| &app.received)?,
-            Subject::Job(_) => self.state.jobs.get(&key).map(|job| &job.received)?,
+        let (name, kind, received) = match subject {
+            Subject::App(name) => (name, Kind::App, &self.state.apps.get(name.as_str())?.received),
+            Subject::Job(name) => (name, Kind::Job, &self.state.jobs.get(name.as_str())?.received),
+            Subject::Environment(name) => {
+                let known = self.state.environments.get(name.as_str())?;
+                (name, Kind::Environment, &known.received)
+            }
             Subject::Itself => return None,
         };
-        if received.get(&source) != Some(&digest) {
+        if received.get(&source) != Some(&Digest::of(payload)) {
             return None;
         }
-        let kind = if matches!(subject, Subject::Job(_)) { Kind::Job } else { Kind::App };
         self.refusals.remove(&(kind, name.clone()));
-        Some(Accepted { name: name.clone(), changed: false, warnings: Vec::new() })
+        Some(Accepted { name: name.clone(), kind, changed: false, warnings: Vec::new() })
     }
 
-    /// An empty message means that somebody cleared the retained one. The app stays.
+    /// An empty message means that somebody cleared the retained one. What it was about stays.
     fn cleared(&mut self, kind: Kind, sent_to: Option<&str>) -> Accepted {
         let name = sent_to.unwrap_or_default().to_owned();
-        let app = name.parse::<AppName>().ok().filter(|name| match kind {
-            Kind::Job => self.state.jobs.get(name).is_some_and(|record| record.accepted.is_some()),
-            Kind::App => self.state.apps.get(name).is_some_and(|record| record.accepted.is_some()),
-        });
-        if let Some(app) = app {
-            let message = Reason::DesiredCleared.sentence().to_owned();
-            self.emit(Reason::DesiredCleared, Some(&app), None, None, message);
+        let state = &self.state;
+        let known = match kind {
+            Kind::App => state.apps.get(name.as_str()).is_some_and(|app| app.accepted.is_some()),
+            Kind::Job => state.jobs.get(name.as_str()).is_some_and(|job| job.accepted.is_some()),
+            Kind::Environment => {
+                state.environments.get(name.as_str()).is_some_and(|one| one.accepted.is_some())
+            }
+        };
+        if known {
+            let mut message = Reason::DesiredCleared.sentence().to_owned();
+            let app = match kind {
+                Kind::App | Kind::Job => name.parse().ok(),
+                Kind::Environment => {
+                    message = format!(
+                        "environment {name}: the retained document was cleared; what it says stays in force"
+                    );
+                    None
+                }
+            };
+            self.emit(Reason::DesiredCleared, app.as_ref(), None, None, message);
         }
-        Accepted { name, changed: false, warnings: Vec::new() }
+        Accepted { name, kind, changed: false, warnings: Vec::new() }
     }
 
     async fn intake(
@@ -148,6 +178,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     ) -> Result<Accepted, (Option<String>, Refusal)> {
         let intake::Parsed { name, document, warnings } = parsed;
         let known = name.to_string();
+        let kind = if matches!(document, Document::Job(_)) { Kind::Job } else { Kind::App };
         let refused = |findings| (Some(known.clone()), lasting(findings));
         let mut changes = Changes::default();
         match (document, subject) {
@@ -167,10 +198,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     Verdict::Refused(findings) => return Err(refused(findings)),
                 }
             }
-            (Document::App(_), Subject::Job(_)) | (Document::Job(_), Subject::App(_)) => {
-                let message = "apps are sent to apps/ and jobs to jobs/";
-                return Err(refused(vec![refusal(Reason::WrongKind, "type", message)]));
-            }
+            (Document::App(_), Subject::Job(_) | Subject::Environment(_))
+            | (Document::Job(_), Subject::App(_) | Subject::Environment(_))
+            | (Document::Environment(_), _) => return Err(refused(vec![intake::wrong_kind()])),
         }
         let is_new = !changes.is_empty();
         if is_new {
@@ -188,7 +218,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 self.memory.desired_changed(revision);
             }
         }
-        Ok(Accepted { name: name.to_string(), changed: is_new, warnings })
+        Ok(Accepted { name: name.to_string(), kind, changed: is_new, warnings })
     }
 
     /// The events of an accepted document.
@@ -281,6 +311,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.refusals.remove(&(Kind::Job, job.name.to_string()));
         job.received.remove(&source);
         job.accepted = None;
+        job.secrets.clear();
         job.removed = true;
         let changes = Changes { jobs: vec![job], ..Changes::default() };
         self.commit(changes).await.map_err(|error| passing(&error))
@@ -343,20 +374,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 }
 
-/// Takes a document apart on a thread that may take its time: a large one must not hold up the others.
-async fn take_apart(
-    payload: Bytes,
-    sent_to: Option<String>,
-) -> Result<(intake::Parsed, Bytes), Vec<Finding>> {
-    let task = tokio::task::spawn_blocking(move || {
-        intake::take_apart(&payload, sent_to.as_deref()).map(|parsed| (parsed, payload))
-    });
-    task.await.unwrap_or_else(|_| {
-        Err(vec![refusal(Reason::InvalidSyntax, "", "the document cannot be read")])
-    })
-}
-
-fn may_delete(owner: Source, asks: Source, force: bool) -> Result<(), Refusal> {
+pub(super) fn may_delete(owner: Source, asks: Source, force: bool) -> Result<(), Refusal> {
     if owner == asks || force {
         return Ok(());
     }
@@ -368,6 +386,6 @@ pub(super) fn lasting(findings: Vec<Finding>) -> Refusal {
     Refusal { findings, passing: false }
 }
 
-fn passing(error: &StoreError) -> Refusal {
+pub(super) fn passing(error: &StoreError) -> Refusal {
     Refusal { findings: vec![refusal(error.0.reason, "", error.0.details.clone())], passing: true }
 }

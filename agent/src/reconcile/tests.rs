@@ -1,5 +1,8 @@
 //! The loop against ports made of maps: what it does with documents, crashes, outages and reboots.
 
+mod draining;
+mod environments;
+mod secrets;
 mod troubles;
 mod world;
 

@@ -1,15 +1,18 @@
 //! Durable state, in sled, with a copy beside it.
 //!
 //! ```text
-//!   state/            sled: apps, jobs, device, outbox      one record a key, one version byte a record
+//!   state/            sled: apps, jobs, environments, device, outbox   one record a key, one version byte a record
 //!   desired.snapshot  the same but the outbox               one file, written anew after each change
 //! ```
 //!
 //! Both carry one rising sequence number. At start the newer good one wins; a sled that will not open is moved aside
 //! and rebuilt from the copy, so that the agent always starts. sled's own flush leaves metadata and the drive's cache
 //! to chance, so each commit ends with an fsync of its file. Nothing is written while nothing changes.
+//!
+//! Values of secrets are sealed in both. A key that is lost costs the values, and nothing else.
 
 mod record;
+mod seal;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -26,6 +29,8 @@ use prost::Message;
 use skerry_proto::record::Device;
 use tracing::warn;
 
+use self::seal::{Reader, Seal};
+use crate::keys::RecordKey;
 use crate::report::Chain;
 use crate::store::{Loaded, Store, StoreError};
 
@@ -50,6 +55,7 @@ pub struct SledStore {
     sequence: u64,
     /// What the copy holds, kept to be written anew.
     state: State,
+    seal: Seal,
 }
 
 #[derive(Debug)]
@@ -57,16 +63,20 @@ struct Trees {
     db: sled::Db,
     apps: sled::Tree,
     jobs: sled::Tree,
+    environments: sled::Tree,
     device: sled::Tree,
     outbox: sled::Tree,
 }
 
 impl SledStore {
-    /// Opens the store in `dir`, or rebuilds it. Fails only where the folder cannot be used at all.
-    pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
+    /// Opens the store in `dir`, or rebuilds it. Fails only where the folder cannot be used at all. The first of `keys`
+    /// seals, the others open what they sealed before.
+    pub fn open(dir: &Path, keys: &[RecordKey]) -> Result<(Self, Loaded), StoreError> {
+        let seal = Seal::new(keys);
         let made = fs::create_dir_all(dir).and_then(|()| sync_dir(dir));
         made.map_err(|error| failed("make the folder", dir, &error))?;
-        let copy = snapshot::read(&dir.join(snapshot::NAME));
+        let mut of_copy = Reader::new(&seal);
+        let copy = snapshot::read(&dir.join(snapshot::NAME), &mut of_copy);
         let (trees, rebuilt) = match open_trees(dir) {
             Ok(trees) => (trees, None),
             Err(damage) => {
@@ -78,24 +88,28 @@ impl SledStore {
             }
         };
         let sequence = sequence(&trees.device);
+        let mut reader = Reader::new(&seal);
+        let Trees { apps, jobs, environments, device, outbox, .. } = &trees;
         let (mut state, outbox) =
-            record::load(&trees.apps, &trees.jobs, &trees.device, &trees.outbox);
-        let mut store =
-            Self { dir: dir.to_owned(), trees: Some(trees), sequence, state: State::default() };
-        if let Some((copied, copy_sequence)) = copy
-            && sequence < copy_sequence
-        {
+            record::load(apps, jobs, environments, device, outbox, &mut reader);
+        let copy = copy.filter(|(_, copied)| sequence < *copied);
+        let Reader { lost, moved, .. } = if copy.is_some() { of_copy } else { reader };
+        let mut store = Self {
+            dir: dir.to_owned(),
+            trees: Some(trees),
+            sequence,
+            state: State::default(),
+            seal,
+        };
+        if let Some((copied, copy_sequence)) = copy {
             state = copied;
             state.device.epoch += EPOCH_JUMP;
             store.sequence = copy_sequence;
             store.state = state.clone();
-            let everything = Changes {
-                apps: state.apps.values().cloned().collect(),
-                jobs: state.jobs.values().cloned().collect(),
-                device: Some(state.device.clone()),
-                ..Changes::default()
-            };
-            store.commit(&everything)?;
+            store.commit(&everything(&state))?;
+        } else if moved {
+            // The first release kept values where the documents had them: they do not stay there.
+            store.commit(&everything(&state))?;
         } else if rebuilt.is_some() {
             // Without a copy nothing is known of the connects before; they are left behind all the same.
             state.device.epoch += EPOCH_JUMP;
@@ -103,32 +117,35 @@ impl SledStore {
             store.commit(&Changes { device, ..Changes::default() })?;
         }
         store.state = state.clone();
-        Ok((store, Loaded { state, outbox, rebuilt }))
+        Ok((store, Loaded { state, outbox, rebuilt, lost_secrets: lost }))
     }
 
-    /// The store, opened anew if an error broke it.
-    fn trees(&mut self) -> Result<&Trees, StoreError> {
+    /// Opens the store anew if an error broke it.
+    fn reopen(&mut self) -> Result<(), StoreError> {
         if self.trees.is_none() {
             let trees = open_trees(&self.dir).map_err(|damage| full_or_failed(&damage))?;
             self.trees = Some(trees);
         }
-        self.trees.as_ref().ok_or_else(|| full_or_failed("the store is closed"))
+        Ok(())
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
-        let desired = !changes.apps.is_empty() || !changes.jobs.is_empty();
+        let desired = !changes.apps.is_empty()
+            || !changes.jobs.is_empty()
+            || !changes.environments.is_empty();
         let sequence = self.sequence + u64::from(desired);
         let path = self.dir.join(snapshot::NAME);
         let mut state = self.state.clone();
         apply(&mut state, changes);
         if desired {
             // What takes space comes first: a full disk then stops the change before a later start could see it.
-            snapshot::stage(&path, &state, sequence)
+            snapshot::stage(&path, &state, sequence, &self.seal)
                 .map_err(|error| failed("write", &path, &error))?;
         }
         let db_file = self.dir.join("state").join("db");
-        let trees = self.trees()?;
-        let written = put(trees, changes, sequence)
+        self.reopen()?;
+        let trees = self.trees.as_ref().ok_or_else(|| full_or_failed("the store is closed"))?;
+        let written = put(trees, changes, sequence, &self.seal)
             .and_then(|()| trees.db.flush().map(|_| ()))
             .map_err(|error| error.to_string())
             .and_then(|()| sync_file(&db_file).map_err(|error| error.to_string()));
@@ -145,11 +162,23 @@ impl SledStore {
     }
 }
 
+fn everything(state: &State) -> Changes {
+    Changes {
+        apps: state.apps.values().cloned().collect(),
+        jobs: state.jobs.values().cloned().collect(),
+        environments: state.environments.values().cloned().collect(),
+        device: Some(state.device.clone()),
+        ..Changes::default()
+    }
+}
+
 fn apply(state: &mut State, changes: &Changes) {
     let apps = changes.apps.iter().map(|app| (app.name.clone(), app.clone()));
     state.apps.extend(apps);
     let jobs = changes.jobs.iter().map(|job| (job.name.clone(), job.clone()));
     state.jobs.extend(jobs);
+    let environments = changes.environments.iter().map(|one| (one.name.clone(), one.clone()));
+    state.environments.extend(environments);
     if let Some(device) = &changes.device {
         state.device = device.clone();
     }
@@ -165,17 +194,22 @@ impl Store for SledStore {
     }
 }
 
-fn put(trees: &Trees, changes: &Changes, sequence: u64) -> sled::Result<()> {
+fn put(trees: &Trees, changes: &Changes, sequence: u64, seal: &Seal) -> sled::Result<()> {
     let mut apps = sled::Batch::default();
     for app in &changes.apps {
-        apps.insert(app.name.as_str(), record::app(app));
+        apps.insert(app.name.as_str(), record::app(app, seal));
     }
     trees.apps.apply_batch(apps)?;
     let mut jobs = sled::Batch::default();
     for job in &changes.jobs {
-        jobs.insert(job.name.as_str(), record::job(job));
+        jobs.insert(job.name.as_str(), record::job(job, seal));
     }
     trees.jobs.apply_batch(jobs)?;
+    let mut environments = sled::Batch::default();
+    for one in &changes.environments {
+        environments.insert(one.name.as_str(), record::environment(one));
+    }
+    trees.environments.apply_batch(environments)?;
     let mut outbox = sled::Batch::default();
     for event in &changes.events {
         outbox.insert(&event.id.to_be_bytes(), record::event(event));
@@ -205,6 +239,7 @@ fn open_trees(dir: &Path) -> Result<Trees, String> {
         Ok(Trees {
             apps: db.open_tree("apps")?,
             jobs: db.open_tree("jobs")?,
+            environments: db.open_tree("environments")?,
             device: db.open_tree("device")?,
             outbox: db.open_tree("outbox")?,
             db,
@@ -235,8 +270,14 @@ fn sequence(device: &sled::Tree) -> u64 {
 
 /// Refuses what the disk has no room for before sled meets the end of it: sled does not forgive that.
 fn check_space(dir: &Path, changes: &Changes) -> Result<(), StoreError> {
-    let payloads = changes.apps.iter().filter_map(|app| app.accepted.as_ref());
-    let bytes: u64 = payloads.map(|accepted| accepted.payload.len() as u64).sum();
+    let apps = changes.apps.iter().filter_map(|app| Some(&app.accepted.as_ref()?.payload));
+    let jobs = changes.jobs.iter().filter_map(|job| Some(&job.accepted.as_ref()?.payload));
+    let environments =
+        changes.environments.iter().filter_map(|one| Some(&one.accepted.as_ref()?.payload));
+    let payloads = apps.chain(jobs).chain(environments);
+    let secrets = changes.apps.iter().flat_map(|app| app.secrets.values());
+    let bytes: u64 = payloads.map(|payload| payload.len() as u64).sum::<u64>()
+        + secrets.map(|secret| secret.value.0.len() as u64).sum::<u64>();
     let space = nix::sys::statvfs::statvfs(dir)
         .map_err(|error| failed("look at the free space", dir, &error.into()))?;
     let free = space.blocks_available().saturating_mul(space.fragment_size());

@@ -4,16 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::document::{AppDocument, Document, ScaleTarget, Template, TrafficEntry, parse};
+use domain::document::{
+    AppDocument, Document, JobDocument, ScaleTarget, SecretEntry, Template, TrafficEntry, parse,
+    parse_environment, parse_withheld,
+};
 use domain::event::Event;
 use domain::model::{Digest, Moment, WallTime};
 use domain::reason::Reason;
 use domain::replica::{ResolvedImage, Trouble};
-use domain::state::{Accepted, AppRecord, DeviceRecord, Entered, JobRecord, RevisionRecord, State};
+use domain::secrets::{self, Kind};
+use domain::state::{
+    Accepted, AppRecord, DeviceRecord, Entered, EnvironmentRecord, JobRecord, RevisionRecord,
+    State, StoredSecret,
+};
 use domain::status::{Phase, Source};
 use skerry_proto::record as stored;
 use tracing::warn;
 
+use super::seal::{Reader, Seal};
 use super::{DEVICE_KEY, device_message, unversioned, versioned};
 
 /// Everything the trees hold. A record that cannot be read is left out and said: one bad record must not take the
@@ -21,15 +29,20 @@ use super::{DEVICE_KEY, device_message, unversioned, versioned};
 pub(super) fn load(
     apps: &sled::Tree,
     jobs: &sled::Tree,
+    environments: &sled::Tree,
     device: &sled::Tree,
     outbox: &sled::Tree,
+    reader: &mut Reader<'_>,
 ) -> (State, Vec<Event>) {
     let mut state = State::default();
-    for app in values(apps, "app", |message| read_app(&message)) {
+    for app in values(apps, "app", |message| read_app(&message, reader)) {
         state.apps.insert(app.name.clone(), app);
     }
-    for job in values(jobs, "job", |message| read_job(&message)) {
+    for job in values(jobs, "job", |message| read_job(&message, reader)) {
         state.jobs.insert(job.name.clone(), job);
+    }
+    for one in values(environments, "environment", |message| read_environment(&message)) {
+        state.environments.insert(one.name.clone(), one);
     }
     let counters = device.get(DEVICE_KEY).ok().flatten();
     state.device = counters
@@ -42,11 +55,11 @@ pub(super) fn load(
 fn values<M: prost::Message + Default, T>(
     tree: &sled::Tree,
     kind: &str,
-    read: impl Fn(M) -> Option<T>,
+    mut read: impl FnMut(M) -> Option<T>,
 ) -> Vec<T> {
     let mut found = Vec::new();
     for entry in tree {
-        let value = entry.ok().and_then(|(_, bytes)| unversioned::<M>(&bytes)).and_then(&read);
+        let value = entry.ok().and_then(|(_, bytes)| unversioned::<M>(&bytes)).and_then(&mut read);
         match value {
             Some(value) => found.push(value),
             None => warn!(kind, "a record cannot be read and is left out"),
@@ -56,13 +69,18 @@ fn values<M: prost::Message + Default, T>(
 }
 
 /// An app's record.
-pub(super) fn app(app: &AppRecord) -> Vec<u8> {
-    versioned(&app_message(app))
+pub(super) fn app(app: &AppRecord, seal: &Seal) -> Vec<u8> {
+    versioned(&app_message(app, seal))
 }
 
 /// A job's record.
-pub(super) fn job(job: &JobRecord) -> Vec<u8> {
-    versioned(&job_message(job))
+pub(super) fn job(job: &JobRecord, seal: &Seal) -> Vec<u8> {
+    versioned(&job_message(job, seal))
+}
+
+/// An environment's record.
+pub(super) fn environment(environment: &EnvironmentRecord) -> Vec<u8> {
+    versioned(&environment_message(environment))
 }
 
 /// The counters' record.
@@ -83,8 +101,17 @@ pub(super) fn event(event: &Event) -> Vec<u8> {
     })
 }
 
+/// What the secrets of an app are bound to: an app and a job may have one name.
+fn app_owner(name: &str) -> String {
+    format!("apps/{name}")
+}
+
+fn job_owner(name: &str) -> String {
+    format!("jobs/{name}")
+}
+
 /// An app as it is stored.
-pub(super) fn app_message(app: &AppRecord) -> stored::App {
+pub(super) fn app_message(app: &AppRecord, seal: &Seal) -> stored::App {
     stored::App {
         name: app.name.to_string(),
         source: app.source.word().to_owned(),
@@ -109,7 +136,7 @@ pub(super) fn app_message(app: &AppRecord) -> stored::App {
         next_revision: app.next_revision,
         received: received_message(&app.received),
         removed: app.removed,
-        secrets: Vec::new(),
+        secrets: seal.close(&app_owner(app.name.as_str()), &app.secrets),
         traffic: app.traffic.as_ref().map(|entries| stored::Split {
             entries: entries.iter().map(traffic_message).collect(),
         }),
@@ -132,7 +159,7 @@ fn traffic_message(entry: &TrafficEntry) -> stored::TrafficEntry {
 }
 
 /// A job as it is stored.
-pub(super) fn job_message(job: &JobRecord) -> stored::Job {
+pub(super) fn job_message(job: &JobRecord, seal: &Seal) -> stored::Job {
     stored::Job {
         name: job.name.to_string(),
         source: job.source.word().to_owned(),
@@ -149,6 +176,21 @@ pub(super) fn job_message(job: &JobRecord) -> stored::Job {
             .unwrap_or_default(),
         received: received_message(&job.received),
         removed: job.removed,
+        secrets: seal.close(&job_owner(job.name.as_str()), &job.secrets),
+    }
+}
+
+/// An environment as it is stored.
+pub(super) fn environment_message(environment: &EnvironmentRecord) -> stored::Environment {
+    let accepted = environment.accepted.as_ref();
+    stored::Environment {
+        name: environment.name.to_string(),
+        source: environment.source.word().to_owned(),
+        generation: environment.generation,
+        document: accepted.map(|accepted| accepted.payload.to_vec()).unwrap_or_default(),
+        digest: text(accepted.map(|accepted| &accepted.digest)),
+        received: received_message(&environment.received),
+        removed: environment.removed,
     }
 }
 
@@ -182,10 +224,15 @@ fn received_message(received: &BTreeMap<Source, Digest>) -> BTreeMap<String, Str
 }
 
 /// An app from its stored shape; none where a name or a word in it is not one.
-pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
-    let accepted = match accepted(&message.document) {
+pub(super) fn read_app(message: &stored::App, reader: &mut Reader<'_>) -> Option<AppRecord> {
+    let mut secrets = reader.open(&app_owner(&message.name), &message.name, &message.secrets);
+    let accepted = match accepted(&message.document, &message.digest) {
         None => None,
-        Some(accepted) => Some(app_of(&accepted)?),
+        Some(parsed) => {
+            Some(of_kind(parsed, &mut secrets, reader, |document: &mut AppDocument| {
+                &mut document.configuration.secrets
+            })?)
+        }
     };
     let scale = message.scale.unwrap_or_default();
     Some(AppRecord {
@@ -203,7 +250,7 @@ pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
         next_revision: message.next_revision.max(1),
         received: read_received(&message.received),
         removed: message.removed,
-        secrets: BTreeMap::new(),
+        secrets,
         traffic: message
             .traffic
             .as_ref()
@@ -217,11 +264,20 @@ pub(super) fn read_app(message: &stored::App) -> Option<AppRecord> {
     })
 }
 
-fn app_of(accepted: &Accepted<Document>) -> Option<Accepted<AppDocument>> {
-    match &*accepted.document {
-        Document::App(document) => Some(accepted.of(&**document)),
-        Document::Job(_) => None,
+/// The document in force. Values that stand in it, as the first release stored them, move to the other secrets.
+fn of_kind<D: Kind + Clone>(
+    accepted: Accepted<Document>,
+    secrets: &mut BTreeMap<String, StoredSecret>,
+    reader: &mut Reader<'_>,
+    entries: impl Fn(&mut D) -> &mut Vec<SecretEntry>,
+) -> Option<Accepted<D>> {
+    let mut document = D::of(Document::clone(&accepted.document))?;
+    if entries(&mut document).iter().all(|entry| entry.value.is_none()) {
+        return Some(accepted.of(&document));
     }
+    reader.moved = true;
+    secrets::take(entries(&mut document), secrets);
+    secrets::keep(&accepted.payload, document, accepted.warnings).ok()
 }
 
 fn read_traffic(entry: &stored::TrafficEntry) -> TrafficEntry {
@@ -234,15 +290,41 @@ fn read_traffic(entry: &stored::TrafficEntry) -> TrafficEntry {
 }
 
 /// A job from its stored shape.
-pub(super) fn read_job(message: &stored::Job) -> Option<JobRecord> {
-    let accepted = match accepted(&message.document) {
+pub(super) fn read_job(message: &stored::Job, reader: &mut Reader<'_>) -> Option<JobRecord> {
+    let mut secrets = reader.open(&job_owner(&message.name), &message.name, &message.secrets);
+    let accepted = match accepted(&message.document, &message.digest) {
         None => None,
-        Some(accepted) => match &*accepted.document {
-            Document::Job(document) => Some(accepted.of(&**document)),
-            Document::App(_) => return None,
-        },
+        Some(parsed) => {
+            Some(of_kind(parsed, &mut secrets, reader, |document: &mut JobDocument| {
+                &mut document.configuration.secrets
+            })?)
+        }
     };
     Some(JobRecord {
+        name: message.name.parse().ok()?,
+        source: source(&message.source)?,
+        generation: message.generation,
+        accepted,
+        received: read_received(&message.received),
+        removed: message.removed,
+        secrets,
+    })
+}
+
+/// An environment from its stored shape.
+pub(super) fn read_environment(message: &stored::Environment) -> Option<EnvironmentRecord> {
+    let parsed = parse_environment(&message.document);
+    let accepted = match parsed.document {
+        _ if message.document.is_empty() => None,
+        Ok(Document::Environment(document)) => Some(Accepted {
+            payload: message.document.as_slice().into(),
+            digest: Digest::of(&message.document),
+            document: Arc::new(*document),
+            warnings: parsed.warnings,
+        }),
+        Ok(Document::App(_) | Document::Job(_)) | Err(_) => return None,
+    };
+    Some(EnvironmentRecord {
         name: message.name.parse().ok()?,
         source: source(&message.source)?,
         generation: message.generation,
@@ -252,15 +334,18 @@ pub(super) fn read_job(message: &stored::Job) -> Option<JobRecord> {
     })
 }
 
-/// The document in force is stored as it came and read again by the one parser there is.
-fn accepted(payload: &[u8]) -> Option<Accepted<Document>> {
+/// The document in force is stored as it came, or without its secrets, and read again by the one parser there is. Its
+/// digest tells which: it is always that of what came.
+fn accepted(payload: &[u8], digest: &str) -> Option<Accepted<Document>> {
     if payload.is_empty() {
         return None;
     }
-    let parsed = parse(payload);
+    let digest = digest.parse().unwrap_or_else(|_| Digest::of(payload));
+    let withheld = digest != Digest::of(payload);
+    let parsed = if withheld { parse_withheld(payload) } else { parse(payload) };
     Some(Accepted {
         payload: payload.into(),
-        digest: Digest::of(payload),
+        digest,
         document: Arc::new(parsed.document.ok()?),
         warnings: parsed.warnings,
     })
@@ -291,7 +376,10 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
             boot: message.entered_boot.clone(),
             at: Moment(Duration::from_nanos(message.entered_nanos)),
         }),
-        held: accepted(&message.held_document).and_then(|held| app_of(&held)),
+        held: accepted(&message.held_document, &message.held_digest).and_then(|held| {
+            let document = AppDocument::of(Document::clone(&held.document))?;
+            Some(held.of(&document))
+        }),
         failure: message
             .failure_reason
             .parse()

@@ -12,7 +12,11 @@ use domain::state::State;
 use skerry_proto::record::Snapshot;
 use tracing::warn;
 
-use super::record::{app_message, job_message, read_app, read_device, read_job};
+use super::record::{
+    app_message, environment_message, job_message, read_app, read_device, read_environment,
+    read_job,
+};
+use super::seal::{Reader, Seal};
 use super::{device_message, sync_dir, unversioned, versioned};
 
 /// Its name in the folder of the state.
@@ -21,12 +25,13 @@ pub(super) const NAME: &str = "desired.snapshot";
 const MAGIC: &[u8] = b"skerry snapshot\n";
 
 /// Writes the next copy beside the one that stands; it counts once it is published.
-pub(super) fn stage(path: &Path, state: &State, sequence: u64) -> io::Result<()> {
+pub(super) fn stage(path: &Path, state: &State, sequence: u64, seal: &Seal) -> io::Result<()> {
     let body = versioned(&Snapshot {
         sequence,
         device: Some(device_message(&state.device)),
-        apps: state.apps.values().map(app_message).collect(),
-        jobs: state.jobs.values().map(job_message).collect(),
+        environments: state.environments.values().map(environment_message).collect(),
+        apps: state.apps.values().map(|app| app_message(app, seal)).collect(),
+        jobs: state.jobs.values().map(|job| job_message(job, seal)).collect(),
     });
     let next = path.with_extension("next");
     let mut file = File::create(&next)?;
@@ -44,7 +49,7 @@ pub(super) fn publish(path: &Path) -> io::Result<()> {
 }
 
 /// The state and sequence number of a good copy; none where there is none, or it is damaged.
-pub(super) fn read(path: &Path) -> Option<(State, u64)> {
+pub(super) fn read(path: &Path, reader: &mut Reader<'_>) -> Option<(State, u64)> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -53,14 +58,14 @@ pub(super) fn read(path: &Path) -> Option<(State, u64)> {
             return None;
         }
     };
-    let state = decode(&bytes);
+    let state = decode(&bytes, reader);
     if state.is_none() {
         warn!(path = %path.display(), "the snapshot is damaged");
     }
     state
 }
 
-fn decode(bytes: &[u8]) -> Option<(State, u64)> {
+fn decode(bytes: &[u8], reader: &mut Reader<'_>) -> Option<(State, u64)> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     let (digest, body) = (std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]);
@@ -69,11 +74,14 @@ fn decode(bytes: &[u8]) -> Option<(State, u64)> {
     }
     let snapshot: Snapshot = unversioned(body)?;
     let mut state = State::default();
-    for app in snapshot.apps.iter().filter_map(read_app) {
+    for app in snapshot.apps.iter().filter_map(|app| read_app(app, reader)) {
         state.apps.insert(app.name.clone(), app);
     }
-    for job in snapshot.jobs.iter().filter_map(read_job) {
+    for job in snapshot.jobs.iter().filter_map(|job| read_job(job, reader)) {
         state.jobs.insert(job.name.clone(), job);
+    }
+    for one in snapshot.environments.iter().filter_map(read_environment) {
+        state.environments.insert(one.name.clone(), one);
     }
     state.device = snapshot.device.as_ref().map(read_device).unwrap_or_default();
     Some((state, snapshot.sequence))

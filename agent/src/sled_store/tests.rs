@@ -1,13 +1,16 @@
 //! The store: closed, damaged, full and old.
 
+mod secrets;
+
 use std::fs;
 
+use domain::allowances::Allowances;
 use domain::document::ScaleTarget;
 use domain::event::Event;
 use domain::intake::{self, Incoming, Verdict};
 use domain::model::WallTime;
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes, DeviceRecord};
+use domain::state::{AppRecord, Changes, DeviceRecord, EnvironmentRecord};
 use domain::status::{Phase, Source};
 
 use super::*;
@@ -30,13 +33,26 @@ fn record() -> AppRecord {
         source: Source::Mqtt,
         payload: DOCUMENT,
         force: false,
-        allowances: &domain::allowances::Allowances::default(),
+        allowances: &Allowances::default(),
     };
     let verdict = intake::app(None, &parsed.name, *document, parsed.warnings, incoming);
     let Verdict::Changed(mut record) = verdict else { panic!("{verdict:?}") };
     record.revisions[0].phase = Phase::Committed;
     record.revisions[0].was_ready = true;
     record.scale = ScaleTarget { replicas: Some(2), ..ScaleTarget::default() };
+    *record
+}
+
+fn environment() -> EnvironmentRecord {
+    let payload =
+        b"storages: [{name: data, path: /srv/data, readOnly: true}]\nskerry: {generation: 4}\n";
+    let parsed = intake::take_environment_apart(payload, "shop").unwrap();
+    let allowances = Allowances { storages: vec!["/srv".to_owned()], ..Allowances::default() };
+    let incoming =
+        Incoming { source: Source::Mqtt, payload, force: false, allowances: &allowances };
+    let verdict =
+        intake::environment(None, &parsed.name, parsed.document, parsed.warnings, incoming);
+    let Verdict::Changed(record) = verdict else { panic!("{verdict:?}") };
     *record
 }
 
@@ -61,8 +77,18 @@ fn changes() -> Changes {
     }
 }
 
+const KEY: RecordKey = RecordKey([7; 32]);
+
+fn open(dir: &Path) -> Result<(SledStore, Loaded), StoreError> {
+    SledStore::open(dir, &[KEY])
+}
+
+fn read_copy(path: &Path) -> Option<(State, u64)> {
+    snapshot::read(path, &mut Reader::new(&Seal::new(&[KEY])))
+}
+
 fn filled(dir: &Path) {
-    let (mut store, _) = SledStore::open(dir).unwrap();
+    let (mut store, _) = open(dir).unwrap();
     store.commit(&changes()).unwrap();
 }
 
@@ -70,7 +96,7 @@ fn filled(dir: &Path) {
 fn what_was_committed_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let (mut store, loaded) = SledStore::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.state.apps.values().collect::<Vec<_>>(), [&record()]);
     assert_eq!(loaded.state.device.epoch, 3);
     assert_eq!(loaded.outbox, [event(7), event(8)]);
@@ -78,8 +104,31 @@ fn what_was_committed_is_there_after_a_restart() {
 
     store.commit(&Changes { delivered: vec![7], ..Changes::default() }).unwrap();
     drop(store);
-    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    let (_, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.outbox, [event(8)]);
+}
+
+#[test]
+fn an_environment_is_kept_by_the_store_and_by_its_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path()).unwrap();
+    let gone = EnvironmentRecord {
+        name: "gone".parse().unwrap(),
+        accepted: None,
+        removed: true,
+        ..environment()
+    };
+    let environments = vec![environment(), gone.clone()];
+    store.commit(&Changes { environments: environments.clone(), ..Changes::default() }).unwrap();
+    drop(store);
+    for rebuilt in [false, true] {
+        if rebuilt {
+            fs::remove_dir_all(dir.path().join("state")).unwrap();
+        }
+        let (_, loaded) = open(dir.path()).unwrap();
+        let known: Vec<_> = loaded.state.environments.into_values().collect();
+        assert_eq!(known, [gone.clone(), environment()], "rebuilt: {rebuilt}");
+    }
 }
 
 #[test]
@@ -89,13 +138,13 @@ fn a_damaged_store_is_rebuilt_from_its_copy_and_kept_aside() {
     for file in ["db", "conf"] {
         fs::write(dir.path().join("state").join(file), b"not a database at all").unwrap();
     }
-    let (store, loaded) = SledStore::open(dir.path()).unwrap();
+    let (store, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.state.apps.values().collect::<Vec<_>>(), [&record()]);
     assert_eq!(loaded.state.device.epoch, 3 + EPOCH_JUMP);
     assert!(loaded.rebuilt.unwrap().contains("state.damaged.1"));
     assert!(dir.path().join("state.damaged.1").exists());
     drop(store);
-    let (_, again) = SledStore::open(dir.path()).unwrap();
+    let (_, again) = open(dir.path()).unwrap();
     assert_eq!((again.state.device.epoch, again.rebuilt), (3 + EPOCH_JUMP, None));
 }
 
@@ -104,7 +153,7 @@ fn a_lost_store_is_rebuilt_from_its_copy() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
     fs::remove_dir_all(dir.path().join("state")).unwrap();
-    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    let (_, loaded) = open(dir.path()).unwrap();
     assert!(loaded.state.apps.contains_key(&record().name));
 }
 
@@ -117,8 +166,8 @@ fn a_damaged_copy_harms_nothing() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    assert!(snapshot::read(&path).is_none());
-    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    assert!(read_copy(&path).is_none());
+    let (_, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.state.apps.len(), 1);
 }
 
@@ -130,7 +179,7 @@ fn a_copy_cut_at_any_byte_is_never_taken_for_whole() {
     let bytes = fs::read(&path).unwrap();
     for end in 0..bytes.len() {
         fs::write(&path, &bytes[..end]).unwrap();
-        assert!(snapshot::read(&path).is_none(), "cut at {end}");
+        assert!(read_copy(&path).is_none(), "cut at {end}");
     }
 }
 
@@ -140,10 +189,10 @@ fn records_of_the_first_release_are_read() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/store-v1.snapshot");
     if std::env::var_os("SKERRY_WRITE_FIXTURES").is_some() {
         let state = State { apps: [(record().name, record())].into(), ..State::default() };
-        snapshot::stage(&fixture, &state, 1).unwrap();
+        snapshot::stage(&fixture, &state, 1, &Seal::new(&[KEY])).unwrap();
         snapshot::publish(&fixture).unwrap();
     }
-    let (state, sequence) = snapshot::read(&fixture).expect("the fixture is a good snapshot");
+    let (state, sequence) = read_copy(&fixture).expect("the fixture is a good snapshot");
     assert_eq!(sequence, 1);
     assert_eq!(state.apps.values().collect::<Vec<_>>(), [&record()]);
 }
@@ -163,7 +212,7 @@ fn a_full_disk_is_refused_before_the_store_meets_it() {
         return;
     }
     let _mounted = Mounted(dir.path());
-    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path()).unwrap();
     store.commit(&changes()).unwrap();
     let ballast = dir.path().join("ballast");
     let mut size = 4 << 20;
@@ -175,7 +224,7 @@ fn a_full_disk_is_refused_before_the_store_meets_it() {
     fs::remove_file(&ballast).unwrap();
     store.commit(&changes()).unwrap();
     drop(store);
-    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    let (_, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.state.apps.len(), 1);
 }
 
@@ -191,18 +240,18 @@ impl Drop for Mounted<'_> {
 #[test]
 fn a_copy_that_cannot_be_written_leaves_nothing_for_a_later_start() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = SledStore::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path()).unwrap();
     // A folder in the place of the next copy stops it from being written.
     let next = dir.path().join(snapshot::NAME).with_extension("next");
     fs::create_dir(&next).unwrap();
     store.commit(&changes()).unwrap_err();
     drop(store);
-    let (mut store, loaded) = SledStore::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path()).unwrap();
     assert!(loaded.state.apps.is_empty(), "what was refused is not there after a restart");
     fs::remove_dir(&next).unwrap();
     store.commit(&changes()).unwrap();
     drop(store);
-    assert_eq!(SledStore::open(dir.path()).unwrap().1.state.apps.len(), 1);
+    assert_eq!(open(dir.path()).unwrap().1.state.apps.len(), 1);
 }
 
 #[test]
@@ -213,7 +262,7 @@ fn a_store_rebuilt_from_nothing_leaves_its_old_epochs_behind() {
     for file in ["db", "conf"] {
         fs::write(dir.path().join("state").join(file), b"not a database at all").unwrap();
     }
-    let (_, loaded) = SledStore::open(dir.path()).unwrap();
+    let (_, loaded) = open(dir.path()).unwrap();
     assert!(loaded.rebuilt.is_some());
     assert_eq!(loaded.state.device.epoch, EPOCH_JUMP);
 }

@@ -17,6 +17,9 @@ const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
 /// What a document's file name ends with.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
+/// Stands before the names of environments, which an app may have too.
+pub(super) const ENVIRONMENTS: &str = "environments/";
+
 /// The documents in the folder, by path.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
@@ -101,5 +104,8 @@ fn read_file(path: &Path) -> Option<Content> {
 /// The name that a document gives itself, as far as that can be told without judging the rest.
 fn name(payload: &[u8]) -> Option<String> {
     let document: serde_json::Value = serde_saphyr::from_slice(payload).ok()?;
-    document.get("name")?.as_str().map(str::to_owned)
+    let name = document.get("name")?.as_str()?;
+    let kind = document.get("type").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let environment = kind.eq_ignore_ascii_case("Microsoft.App/managedEnvironments");
+    Some(if environment { format!("{ENVIRONMENTS}{name}") } else { name.to_owned() })
 }

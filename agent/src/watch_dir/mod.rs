@@ -26,10 +26,10 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::folder::{Folder, FolderError, read};
+use self::folder::{ENVIRONMENTS, Folder, FolderError, read};
 use self::plan::{Known, Step};
 use self::wake::Wake;
-use crate::inbox::{Inbox, Refusal, Request, Subject};
+use crate::inbox::{Inbox, Kind, Refusal, Request, Subject};
 use crate::published::{DeviceState, Published};
 use crate::report::Chain;
 
@@ -172,7 +172,11 @@ impl Watcher {
                         reason = %warning.reason, message = warning.message, "document warning"
                     );
                 }
-                self.known.accepted(path, accepted.name);
+                let name = match accepted.kind {
+                    Kind::App | Kind::Job => accepted.name,
+                    Kind::Environment => format!("{ENVIRONMENTS}{}", accepted.name),
+                };
+                self.known.accepted(path, name);
                 Ok(Rest::Done)
             }
             Err(refusal) => Ok(self.refused(path, &refusal)),
@@ -195,9 +199,15 @@ impl Watcher {
     }
 
     async fn remove(&mut self, name: &str) -> Result<Rest, LoopEnded> {
-        let Ok(app) = name.parse() else { return Ok(Rest::Done) };
         let (reply, answer) = oneshot::channel();
-        let request = Request::Delete { source: Source::File, app, force: false, reply };
+        let source = Source::File;
+        let request = if let Some(name) = name.strip_prefix(ENVIRONMENTS) {
+            let Ok(environment) = name.parse() else { return Ok(Rest::Done) };
+            Request::DeleteEnvironment { source, environment, reply }
+        } else {
+            let Ok(app) = name.parse() else { return Ok(Rest::Done) };
+            Request::Delete { source, app, force: false, reply }
+        };
         self.inbox.send(request).await.map_err(|_| LoopEnded)?;
         match answer.await.map_err(|_| LoopEnded)? {
             Ok(()) => {
@@ -229,7 +239,12 @@ impl Watcher {
             let apps = statuses.apps.values().map(|app| (&app.app, app.source));
             let jobs = statuses.jobs.values().map(|job| (&job.job, job.source));
             let of_files = apps.chain(jobs).filter(|(_, source)| *source == Source::File);
-            of_files.map(|(name, _)| name.clone()).filter(|name| !self.known.has(name)).collect()
+            let environments = statuses.environments.values();
+            let environments = environments
+                .filter(|one| one.source == Some(Source::File))
+                .map(|one| format!("{ENVIRONMENTS}{}", one.environment));
+            let names = of_files.map(|(name, _)| name.clone()).chain(environments);
+            names.filter(|name| !self.known.has(name)).collect()
         };
         self.orphans = Orphans::Settled;
         for name in orphans {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tracing::info_span;
 
 use super::*;
-use crate::inbox::{Accepted, INBOX_DEPTH};
+use crate::inbox::{Accepted, INBOX_DEPTH, Kind};
 use crate::published::{Publisher, channels};
 use crate::tasks::Tasks;
 
@@ -100,15 +100,25 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                     let refusal = refusal(text.contains("passing"));
                     reply.send(Err(refusal)).unwrap();
                 } else {
-                    let name = text.trim_start_matches("name: ").split(' ').next().unwrap();
-                    let accepted =
-                        Accepted { name: name.to_owned(), changed: true, warnings: Vec::new() };
+                    let name = text.trim_start_matches("name: ").split([' ', '\n']).next().unwrap();
+                    let environment = text.contains("managedEnvironments");
+                    let accepted = Accepted {
+                        name: name.to_owned(),
+                        kind: if environment { Kind::Environment } else { Kind::App },
+                        changed: true,
+                        warnings: Vec::new(),
+                    };
                     reply.send(Ok(accepted)).unwrap();
                 }
             }
             Request::Delete { source, app, reply, .. } => {
                 assert_eq!(source, Source::File);
                 seen.send_modify(|seen| seen.push(format!("delete {app}")));
+                reply.send(Ok(())).unwrap();
+            }
+            Request::DeleteEnvironment { source, environment, reply } => {
+                assert_eq!(source, Source::File);
+                seen.send_modify(|seen| seen.push(format!("delete environment {environment}")));
                 reply.send(Ok(())).unwrap();
             }
             Request::Scale { .. }
@@ -178,6 +188,18 @@ async fn a_removed_file_removes_its_app_and_a_renamed_file_does_not() {
     world.expect(&["apply name: a", "apply name: b", "apply name: b"]).await;
     fs::remove_file(world.path("a.yaml")).unwrap();
     world.expect(&["apply name: a", "apply name: b", "apply name: b", "delete a"]).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_environment_may_have_the_name_of_an_app_and_goes_with_its_own_file() {
+    let environment = "name: a\ntype: microsoft.app/managedEnvironments";
+    let mut world = World::new(&[("a.yaml", "name: a"), ("b.yaml", environment)]);
+    let both = ["apply name: a".to_owned(), format!("apply {environment}")];
+    let [app, environment] = &both;
+    world.expect(&[app, environment]).await;
+    fs::remove_file(world.path("b.yaml")).unwrap();
+    world.expect(&[app, environment, "delete environment a"]).await;
     world.end().await;
 }
 

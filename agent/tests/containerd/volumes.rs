@@ -297,3 +297,15 @@ async fn a_container_gets_the_devices_and_capabilities_that_are_asked_for_and_no
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capability_comes_with_the_calls_that_it_is_for() {
+    let Some(board) = Board::new().await else { return };
+    let containerd = board.containerd();
+    let script = "mount -t tmpfs x /tmp && echo mounted; echo end; exec sleep 999";
+    let mut order = order(&board, 1, script, Vec::new());
+    Arc::make_mut(&mut order.template).extras.capabilities.add = vec!["SYS_ADMIN".to_owned()];
+    run(&containerd, &order).await;
+    board.logged(&order, "main", "end").await;
+    assert_eq!(board.log(&order, "main"), ["mounted", "end"]);
+}

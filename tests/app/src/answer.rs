@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 
 use crate::query::Query;
+use crate::tally::Tally;
 use crate::{call, dns, say};
 
 /// What a generated body is made of.
@@ -42,6 +43,8 @@ pub(crate) struct App {
     pub(crate) ready_at: Instant,
     /// Takes an exit code and ends the process.
     pub(crate) exit: mpsc::Sender<u8>,
+    /// What was served.
+    pub(crate) tally: Tally,
 }
 
 impl App {
@@ -53,6 +56,7 @@ impl App {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let query = Query(&query);
         let path = request.uri().path().to_owned();
+        self.tally.count(&path);
         Ok(match path.as_str() {
             "/" => text(StatusCode::OK, format!("{}\n", identity())),
             "/ready" if Instant::now() < self.ready_at => {
@@ -66,6 +70,8 @@ impl App {
             "/echo" => Response::new(request.into_body().boxed_unsync()),
             "/upload" => upload(request).await,
             "/download" => download(query.number("bytes", 0)),
+            "/drip" => drip(query.number("ms", 0), self.tally.clone()),
+            "/served" => json_of(self.tally.json()),
             "/slow" => {
                 time::sleep(Duration::from_millis(query.number("ms", 0))).await;
                 text(StatusCode::OK, format!("{}\n", identity()))
@@ -169,6 +175,22 @@ fn download(length: usize) -> Response<Body> {
     let frames = stream::unfold(length, |rest| async move {
         let next = rest.min(CHUNK.len());
         (next != 0).then(|| (Ok(Frame::data(CHUNK.slice(..next))), rest - next))
+    });
+    Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)))
+}
+
+/// A body that takes so long: a thousand bytes every tenth of a second.
+fn drip(millis: usize, tally: Tally) -> Response<Body> {
+    let frames = stream::unfold(millis / 100, move |rest| {
+        let tally = tally.clone();
+        async move {
+            if rest == 0 {
+                tally.count("/drip to its end");
+                return None;
+            }
+            time::sleep(Duration::from_millis(100)).await;
+            Some((Ok(Frame::data(CHUNK.slice(..1000))), rest - 1))
+        }
     });
     Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)))
 }

@@ -8,13 +8,17 @@
 //! | `START_DELAY_MS` | waits before it listens |
 //! | `READY_AFTER_MS` | `/ready` answers 503 until then |
 //! | `IGNORE_TERM` | does not heed SIGTERM |
+//! | `QUICK_TERM` | ends at SIGTERM, whatever is open |
 //! | `FLOOD` | writes log lines as fast as it can |
 //! | `EXIT_AFTER_MS`, `EXIT_CODE` | ends by itself |
+//!
+//! It counts what it served: `/served` tells, and so does its last log line.
 
 mod answer;
 mod call;
 mod dns;
 mod query;
+mod tally;
 
 use std::env;
 use std::io::{self, Write};
@@ -25,6 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -32,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
 use crate::answer::App;
+use crate::tally::Tally;
 
 /// Exit codes that requests ask for; more than one at a time makes no difference.
 const EXITS: usize = 1;
@@ -41,7 +47,9 @@ async fn main() -> io::Result<ExitCode> {
     let (exit, mut exits) = mpsc::channel(EXITS);
     let mut term = signal(SignalKind::terminate())?;
     time::sleep(millis("START_DELAY_MS").unwrap_or_default()).await;
-    let app = App { ready_at: Instant::now() + millis("READY_AFTER_MS").unwrap_or_default(), exit };
+    let ready_at = Instant::now() + millis("READY_AFTER_MS").unwrap_or_default();
+    let tally = Tally::default();
+    let app = App { ready_at, exit, tally: tally.clone() };
     let mut servers = JoinSet::new();
     let (stop, _) = tokio::sync::watch::channel(false);
     for port in ports() {
@@ -69,8 +77,11 @@ async fn main() -> io::Result<ExitCode> {
         }
     }
     stop.send_replace(true);
-    while servers.join_next().await.is_some() {}
+    if env::var_os("QUICK_TERM").is_none() {
+        while servers.join_next().await.is_some() {}
+    }
     say("finished");
+    say(&format!("served {}", Value::Object(tally.json())));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 
 use crate::model::{AppName, EnvironmentName, RevisionName, RevisionSuffix};
 use crate::replica::Secret;
+use crate::storage::MountOptions;
 
-/// A document, of either kind.
+/// A document, of any kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {
     /// `Microsoft.App/containerApps`.
     App(Box<AppDocument>),
     /// `Microsoft.App/jobs`.
     Job(Box<JobDocument>),
+    /// `Microsoft.App/managedEnvironments`.
+    Environment(Box<super::EnvironmentDocument>),
 }
 
 /// `Microsoft.App/containerApps`.
@@ -624,6 +627,14 @@ pub struct Volume {
     pub source: VolumeSource,
     /// Comma-separated.
     pub mount_options: Option<String>,
+}
+
+impl Volume {
+    /// What its `mountOptions` come to.
+    pub fn options(&self) -> MountOptions {
+        let text = self.mount_options.as_deref().unwrap_or_default();
+        MountOptions::read(text).0
+    }
 }
 
 /// What a volume is made of.

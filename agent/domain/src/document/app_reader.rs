@@ -2,6 +2,7 @@
 
 use super::app::{AppDocument, Document, JobConfiguration, JobDocument, SkerryBlock, Template};
 use super::configuration;
+use super::environment::ENVIRONMENT;
 use super::fields::{Fields, scalar};
 use super::findings::{Finding, quoted};
 use super::job;
@@ -24,9 +25,9 @@ enum Kind {
 }
 
 /// The document's own mapping and `properties`, where some keys may be in either.
-struct Parts<'a> {
-    top: Fields<'a>,
-    properties: Option<Fields<'a>>,
+pub(super) struct Parts<'a> {
+    pub(super) top: Fields<'a>,
+    pub(super) properties: Option<Fields<'a>>,
 }
 
 /// Reads a document. Whether it is refused is for the findings to say.
@@ -72,10 +73,7 @@ pub(super) fn read(mut top: Fields<'_>) -> Document {
         }
     };
     parts.check_host_names(&document);
-    parts.top.close();
-    if let Some(properties) = parts.properties {
-        properties.close();
-    }
+    parts.close();
     document
 }
 
@@ -88,10 +86,32 @@ impl<'a> Parts<'a> {
             .and_then(|properties| properties.take(key).map(|node| (properties.at(key), node)));
         let above = self.top.take(key).map(|node| (self.top.at(key), node));
         if let (Some((path, node)), Some(_)) = (&below, &above) {
-            let message = format!("{key} is given twice; the one at the top level counts");
-            self.top.found.warning(path, node.at, Reason::InvalidValue, message);
+            self.top.found.warning(path, node.at, Reason::InvalidValue, twice(key));
         }
         above.or(below)
+    }
+
+    /// The one of the two that gives `key`; the top wins.
+    pub(super) fn holder(&mut self, key: &'static str) -> &mut Fields<'a> {
+        let Self { top, properties } = self;
+        top.asked(key);
+        let Some(properties) = properties else { return top };
+        properties.asked(key);
+        if !top.has(key) {
+            return properties;
+        }
+        if properties.has(key) {
+            properties.warning(key, Reason::InvalidValue, twice(key));
+        }
+        top
+    }
+
+    /// Warns of every key that nobody asked for.
+    pub(super) fn close(self) {
+        self.top.close();
+        if let Some(properties) = self.properties {
+            properties.close();
+        }
     }
 
     fn inner(&mut self, key: &'static str, place: Place) -> Option<Fields<'a>> {
@@ -147,7 +167,7 @@ impl<'a> Parts<'a> {
             return Kind::Job;
         }
         if !text.eq_ignore_ascii_case(APP) {
-            let message = format!("must be {APP} or {JOB}, found {}", quoted(&text));
+            let message = format!("must be {APP}, {JOB} or {ENVIRONMENT}, found {}", quoted(&text));
             self.top.error("type", Reason::InvalidValue, message);
         }
         Kind::App
@@ -186,6 +206,10 @@ impl<'a> Parts<'a> {
             self.top.found.error(path, None, finding.reason, finding.message);
         }
     }
+}
+
+fn twice(key: &str) -> String {
+    format!("{key} is given twice; the one at the top level counts")
 }
 
 /// The template of a job has fewer keys than that of an app.

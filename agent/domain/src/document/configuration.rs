@@ -25,9 +25,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     ];
     let secrets = secrets(&mut fields);
     let active_revisions_mode = fields.choice("activeRevisionsMode", MODES).unwrap_or_default();
-    if active_revisions_mode != RevisionsMode::Single {
-        fields.later("revisionsMode", "activeRevisionsMode");
-    }
     let ingress = ingress::read(&mut fields, active_revisions_mode);
     let registries = registries(&mut fields);
     let dapr = fields.inner("dapr", Place::Dapr).map(dapr);
@@ -36,9 +33,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> Configuration {
     let service = service(&mut fields);
     let identity_settings = identity_settings(&mut fields);
     let target_label = fields.ruled("targetLabel", rules::traffic_label);
-    if target_label.is_some() {
-        fields.later("targetLabel", "targetLabel");
-    }
     fields.close();
     Configuration {
         secrets,
@@ -61,7 +55,7 @@ pub(super) fn secrets(fields: &mut Fields<'_>) -> Vec<SecretEntry> {
             inner.missing("name", "every secret has a name");
         }
         let name = inner.ruled("name", rules::secret_name);
-        let value = inner.text("value").map(Secret);
+        let value = inner.secret("value").map(Secret);
         let key_vault_url = inner.name("keyVaultUrl");
         if key_vault_url.is_some() {
             let message = "Azure Key Vault is not asked; set the value with `skerry secret set`";

@@ -64,6 +64,15 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(name, node)| name == key && node.value != Value::Null)
     }
 
+    /// The text of `key` as it was written, without judging it.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        let entry = self.entries.iter().find(|(name, _)| name == key);
+        entry.and_then(|(_, node)| match &node.value {
+            Value::Scalar(text) => Some(text.as_str()),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        })
+    }
+
     /// Where the value of `key` stands; where the mapping stands if it is not given.
     pub(super) fn position(&self, key: &str) -> Position {
         let entry = self.entries.iter().find(|(name, _)| name == key);
@@ -94,6 +103,12 @@ impl<'a> Fields<'a> {
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
         let node = self.take(key)?;
         scalar(self.found, self.at(key), node, "a text")
+    }
+
+    /// A text that no finding quotes.
+    pub(super) fn secret(&mut self, key: &'static str) -> Option<String> {
+        let node = self.take(key)?;
+        literal(self.found, self.at(key), node, "a text", |_| "this".to_owned())
     }
 
     /// A text; the empty one, which the server prints for what is not set, counts as not given.
@@ -263,6 +278,8 @@ impl<'a> Fields<'a> {
 
     /// Warns of every key that was given and that nobody asked for.
     pub(super) fn close(self) {
+        #[cfg(test)]
+        super::tests::aca::note(self.place, &self.path, &self.asked);
         for (key, node) in self.entries {
             if node.value == Value::Null || self.asked.contains(&key.as_str()) {
                 continue;
@@ -295,6 +312,16 @@ impl<'a> Fields<'a> {
 
 /// The text of a scalar, without an expression left in it.
 pub(super) fn scalar(found: &Findings, path: String, node: &Node, what: &str) -> Option<String> {
+    literal(found, path, node, what, quoted)
+}
+
+fn literal(
+    found: &Findings,
+    path: String,
+    node: &Node,
+    what: &str,
+    shown: fn(&str) -> String,
+) -> Option<String> {
     let Value::Scalar(text) = &node.value else {
         wrong_shape(found, path, node, what);
         return None;
@@ -306,7 +333,7 @@ pub(super) fn scalar(found: &Findings, path: String, node: &Node, what: &str) ->
     if rules::is_expression(text, meaning) {
         let message = format!(
             "{} is an expression of an ARM template; its value is needed here",
-            quoted(text)
+            shown(text)
         );
         found.error(path, node.at, Reason::UnresolvedExpression, message);
         return None;

@@ -94,10 +94,6 @@ fn traffic(fields: &mut Fields<'_>) -> Vec<TrafficEntry> {
         fields.error("traffic", Reason::InvalidValue, message);
     }
     check_unique(fields, "traffic", entries.iter().filter_map(|entry| entry.label.as_deref()));
-    let plain = matches!(entries.as_slice(), [TrafficEntry { latest: true, label: None, .. }]);
-    if !plain {
-        fields.later("trafficSplit", "traffic");
-    }
     entries
 }
 

@@ -1,7 +1,7 @@
 //! The ACA document: what it may say, and what it says.
 //!
 //! ```text
-//!   bytes ──▶ node ──▶ fields ──▶ app | job      every finding knows its path, and its line where there is one
+//!   bytes ──▶ node ──▶ fields ──▶ app | job | environment      every finding knows its path, and its line where there is one
 //!             text     shapes,    types that
 //!             & lines  warnings   cannot be wrong
 //! ```
@@ -14,6 +14,7 @@ mod canonical;
 mod capability;
 mod configuration;
 mod container;
+mod environment;
 mod ephemeral;
 mod fields;
 mod findings;
@@ -31,11 +32,15 @@ mod support;
 mod template;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 pub use self::app::*;
 pub use self::capability::{ALL_CAPABILITIES, capability};
+pub use self::environment::{EnvironmentDocument, Storage};
 pub use self::ephemeral::ephemeral_bytes;
 pub use self::findings::Finding;
-pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse};
+pub use self::parse::{MAX_DOCUMENT_BYTES, Parsed, parse, parse_environment};
 pub use self::probes::{ExecProbes, effective_probes};
+pub use self::rules::secret_name;
 pub use self::scale_target::ScaleTarget;
+pub use self::withheld::{Withheld, parse_withheld, withhold};

@@ -2,6 +2,7 @@
 
 use super::app::Document;
 use super::app_reader;
+use super::environment;
 use super::fields::Fields;
 use super::findings::{Expressions, Finding, Findings};
 use super::node::{Node, Value};
@@ -20,10 +21,19 @@ pub struct Parsed {
     pub warnings: Vec<Finding>,
 }
 
-/// Reads an app or a job, as YAML or JSON.
+/// Reads a document of any kind, as YAML or JSON; one that does not say which is an app or a job.
 pub fn parse(bytes: &[u8]) -> Parsed {
+    parse_usual(bytes, false)
+}
+
+/// The same; one that does not say what it is is an environment.
+pub fn parse_environment(bytes: &[u8]) -> Parsed {
+    parse_usual(bytes, true)
+}
+
+fn parse_usual(bytes: &[u8], environment: bool) -> Parsed {
     match read(bytes) {
-        Ok(node) => document(&node),
+        Ok(node) => document(&node, environment),
         Err(error) => Parsed { document: Err(vec![error]), warnings: Vec::new() },
     }
 }
@@ -57,11 +67,16 @@ fn whole(reason: Reason, message: String) -> Finding {
     Finding { path: String::new(), reason, message, position: None }
 }
 
-fn document(node: &Node) -> Parsed {
+/// What a tree says; one that does not say what it is is an environment, or an app or a job.
+pub(super) fn document(node: &Node, environment: bool) -> Parsed {
     let found = Findings::default();
     let place = unwrap(node, &found);
     let read = place.and_then(|(path, node)| {
-        Fields::of(node, path, Place::Document, &found).map(app_reader::read)
+        let top = Fields::of(node, path, Place::Document, &found)?;
+        if environment::is_environment(&top, environment) {
+            return Some(Document::Environment(Box::new(environment::read(top))));
+        }
+        Some(app_reader::read(top))
     });
     let refused = found.refused();
     let (errors, warnings) = found.into_lists();
@@ -72,7 +87,7 @@ fn document(node: &Node) -> Parsed {
     Parsed { document, warnings }
 }
 
-/// Where the document lies: at the top, or as the one app or job of an ARM template.
+/// Where the document lies: at the top, or in an ARM template as its one app or job, or else its one environment.
 fn unwrap<'a>(node: &'a Node, found: &Findings) -> Option<(String, &'a Node)> {
     let top = || Some((String::new(), node));
     let Value::Map(entries) = &node.value else { return top() };
@@ -90,7 +105,14 @@ fn unwrap<'a>(node: &'a Node, found: &Findings) -> Option<(String, &'a Node)> {
         Value::Null | Value::Scalar(_) => Vec::new(),
     };
     found.expressions.set(Expressions::Arm);
-    let mut documents = candidates.into_iter().filter(|(_, item)| is_document(item));
+    let (mut documents, others): (Vec<_>, Vec<_>) = candidates
+        .into_iter()
+        .partition(|(_, item)| is_of(item, &[app_reader::APP, app_reader::JOB]));
+    if documents.is_empty() {
+        documents = others;
+        documents.retain(|(_, item)| is_of(item, &[environment::ENVIRONMENT]));
+    }
+    let mut documents = documents.into_iter();
     match (documents.next(), documents.count()) {
         (Some(only), 0) => Some(only),
         (first, others) => {
@@ -103,13 +125,11 @@ fn unwrap<'a>(node: &'a Node, found: &Findings) -> Option<(String, &'a Node)> {
     }
 }
 
-fn is_document(node: &Node) -> bool {
+fn is_of(node: &Node, types: &[&str]) -> bool {
     let Value::Map(entries) = &node.value else { return false };
     entries.iter().any(|(key, node)| match &node.value {
         Value::Scalar(kind) => {
-            key == "type"
-                && (kind.eq_ignore_ascii_case(app_reader::APP)
-                    || kind.eq_ignore_ascii_case(app_reader::JOB))
+            key == "type" && types.iter().any(|one| kind.eq_ignore_ascii_case(one))
         }
         Value::Null | Value::List(_) | Value::Map(_) => false,
     })

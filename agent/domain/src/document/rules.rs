@@ -64,7 +64,7 @@ pub(crate) fn traffic_label(text: &str) -> Result<(), &'static str> {
 }
 
 /// The name of a secret: it becomes a file name.
-pub(super) fn secret_name(text: &str) -> Result<(), &'static str> {
+pub fn secret_name(text: &str) -> Result<(), &'static str> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if text.len() <= 253
@@ -189,6 +189,41 @@ pub(super) fn absolute_path(text: &str) -> Result<(), &'static str> {
         return Ok(());
     }
     Err("an absolute path without '..'")
+}
+
+/// The name of a storage: it may become that of a folder.
+pub(super) fn storage_name(text: &str) -> Result<(), &'static str> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.len() <= 63
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(inner)
+    {
+        return Ok(());
+    }
+    Err("1 to 63 letters, digits, dashes, underscores and dots, first a letter or digit")
+}
+
+/// A folder of the board.
+pub(super) fn storage_path(text: &str) -> Result<(), &'static str> {
+    let below_root = text.split('/').any(|part| !part.is_empty() && part != ".");
+    if below_root { absolute_path(text) } else { Err("an absolute path other than /") }
+}
+
+/// A block device of the board.
+pub(super) fn storage_device(text: &str) -> Result<(), &'static str> {
+    const TAGS: [&str; 4] = ["LABEL=", "UUID=", "PARTLABEL=", "PARTUUID="];
+    let of_tag = |tag: &&str| text.strip_prefix(*tag).is_some_and(is_device_name);
+    let below_dev =
+        text.strip_prefix("/dev/").is_some_and(|rest| rest.split('/').any(is_device_name));
+    if (below_dev && absolute_path(text).is_ok()) || TAGS.iter().any(of_tag) {
+        return Ok(());
+    }
+    Err("a path below /dev without '..', or LABEL=, UUID=, PARTLABEL= or PARTUUID= and a name")
+}
+
+fn is_device_name(name: &str) -> bool {
+    let inner = |c: char| c != '/' && !c.is_control();
+    !matches!(name, "" | "." | "..") && name.len() <= 255 && name.chars().all(inner)
 }
 
 /// What a container may do with a device.

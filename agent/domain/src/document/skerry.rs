@@ -29,18 +29,9 @@ pub(super) fn read(mut fields: Fields<'_>) -> SkerryBlock {
     let generation = fields.whole("generation", 0..=u64::MAX);
     let absent = fields.flag("absent").unwrap_or(false);
     let force = fields.flag("force").unwrap_or(false);
-    if force {
-        fields.later("force", "force");
-    }
     let update_strategy = fields.choice("updateStrategy", STRATEGIES).unwrap_or_default();
-    if update_strategy == UpdateStrategy::Recreate {
-        fields.later("recreate", "updateStrategy");
-    }
     let ready_deadline = fields.count("readyDeadlineSeconds", 1..=MAX_DEADLINE_SECS);
     let probation = fields.count("probationSeconds", 0..=MAX_DEADLINE_SECS);
-    if probation.is_some() {
-        fields.later("probation", "probationSeconds");
-    }
     let standby = fields.choice("standby", STANDBYS).unwrap_or_default();
     if standby != Standby::None {
         fields.later("standby", "standby");
@@ -71,7 +62,6 @@ pub(super) fn extras(fields: &mut Fields<'_>) -> Extras {
 
 fn update_window(fields: &mut Fields<'_>) -> Option<UpdateWindow> {
     let mut inner = fields.inner("updateWindow", Place::UpdateWindow)?;
-    fields.later("updateWindow", "updateWindow");
     for (key, what) in
         [("cron", "when it begins, in five fields"), ("durationMinutes", "how long it lasts")]
     {

@@ -52,6 +52,9 @@ pub(super) enum Place {
     SkerryProbe,
     Exec,
     ScaleTarget,
+    EnvironmentProperties,
+    EnvironmentSkerry,
+    Storage,
     /// The keys are the user's own.
     Free,
 }
@@ -133,20 +136,41 @@ pub(super) const KEYS: &[(Place, &str, Reason, &str)] = &[
     (Place::Resources, "gpu", Unsupported, "known, and not acted on; see skerry.devices"),
     (Place::Probe, "exec", Unsupported, "ACA has no exec probes; see skerry.probes"),
     (Place::Probe, "grpc", Unsupported, "ACA has no gRPC probes"),
+    (Place::EnvironmentProperties, "defaultDomain", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "deploymentErrors", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "eventStreamEndpoint", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "privateEndpointConnections", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "privateLinkDefaultDomain", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "provisioningState", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "staticIp", ReadOnly, SERVER),
+    (Place::EnvironmentProperties, "appInsightsConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "appLogsConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "availabilityZones", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "customDomainConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "daprAIConnectionString", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "daprAIInstrumentationKey", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "daprConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "diskEncryptionConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "infrastructureResourceGroup", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "ingressConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "kedaConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "openTelemetryConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "peerAuthentication", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "peerTrafficConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "publicNetworkAccess", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "vnetConfiguration", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "workloadProfiles", NoMeaningHere, AZURE),
+    (Place::EnvironmentProperties, "zoneRedundant", NoMeaningHere, AZURE),
 ];
 
 /// What is read, kept and not acted on in this release, and what happens instead.
 pub(super) const LATER: &[(&str, &str)] = &[
-    ("trafficSplit", "not acted on yet: all traffic goes to the newest revision that is ready"),
-    (
-        "revisionsMode",
-        "not acted on yet: taken as Single, so that the newest ready revision serves alone",
-    ),
-    ("targetLabel", "not acted on yet: labels come with a later release"),
     ("scaleRules", "not acted on yet: minReplicas replicas run, and one at least"),
     ("scaleTiming", "not acted on yet: the number of replicas does not follow the load"),
     ("scaleToZero", "not acted on yet: one replica stays"),
-    ("storageVolume", "not acted on yet: replicas wait with StorageMissing"),
+    ("certificates", "not acted on yet: the board has no certificates"),
+    ("daprComponents", "not acted on yet: apps run without Dapr"),
+    ("httpRouteConfigs", "not acted on yet: each host name leads to its own app"),
     ("dapr", "not acted on yet: the app runs without its Dapr sidecar"),
     (
         "tls",
@@ -163,11 +187,7 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("tcp", "not acted on yet: TCP ingress comes with a later release"),
     ("exposedPort", "not acted on yet: TCP ingress comes with a later release"),
     ("additionalPorts", "not acted on yet: only targetPort is served"),
-    ("force", "not acted on yet"),
-    ("recreate", "not acted on yet: the new revision starts beside the old one"),
-    ("probation", "not acted on yet: the old revision stops once the new one is ready"),
     ("standby", "not acted on yet: no replica waits at zero"),
-    ("updateWindow", "not acted on yet: a new revision takes over as soon as it is ready"),
 ];
 
 /// Why a key is not read, if it is known.

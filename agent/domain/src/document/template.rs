@@ -1,6 +1,6 @@
 //! Reads `properties.template`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::app::{Extras, SecretItem, ServiceBind, Template, Volume, VolumeSource};
 use super::container::{self, Spot, Stage};
@@ -12,6 +12,7 @@ use super::rules;
 use super::scale;
 use super::support::Place;
 use crate::reason::Reason;
+use crate::storage::{MountOptions, OptionRemark, StorageOptions};
 
 /// Seconds; an hour, as for probes.
 pub(super) const MAX_GRACE_SECS: u32 = 3600;
@@ -26,6 +27,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
     let (volumes, spots): (Vec<Volume>, Vec<Spot>) =
         fields.each("volumes", Place::Volume).into_iter().map(volume).unzip();
     check_unique(&fields, "volumes", volumes.iter().map(|volume| volume.name.as_str()));
+    warn_of_other_options(&fields, &volumes);
     let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     let mut sizes = Vec::new();
     let mut containers = |key, stage| {
@@ -138,6 +140,9 @@ fn volume(mut fields: Fields<'_>) -> (Volume, Spot) {
     let storage_type = fields.choice("storageType", TYPES).unwrap_or(StorageType::EmptyDir);
     let storage_name = fields.name("storageName");
     let mount_options = fields.name("mountOptions");
+    if let Some(options) = &mount_options {
+        warn_of_options(&fields, MountOptions::read(options).1);
+    }
     let items =
         fields.each("secrets", Place::SecretItem).into_iter().filter_map(secret_item).collect();
     let source = match storage_type {
@@ -147,7 +152,6 @@ fn volume(mut fields: Fields<'_>) -> (Volume, Spot) {
         }
         StorageType::Secret => VolumeSource::Secret { items },
         StorageType::Shared => {
-            fields.later("storageVolume", "storageType");
             if storage_name.is_none() {
                 fields.missing("storageName", "the name of a storage of the environment");
             }
@@ -167,6 +171,38 @@ fn check_empty_dir(fields: &Fields<'_>, options: &str) {
     if let Some(strange) = ephemeral::strange_option(options) {
         let message = format!("{} means nothing to an EmptyDir; ro and size= do", quoted(strange));
         fields.warning("mountOptions", Reason::Unsupported, message);
+    }
+}
+
+/// Warns of options of a mount that have no effect, once for each kind.
+pub(super) fn warn_of_options(fields: &Fields<'_>, remarks: Vec<OptionRemark>) {
+    let mut messages: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
+    for remark in remarks {
+        messages.entry(remark.reason).or_default().push(remark.message);
+    }
+    for (reason, messages) in messages {
+        fields.warning("mountOptions", reason, messages.join("; "));
+    }
+}
+
+/// A storage is mounted once for a replica, so that its volumes share the options.
+fn warn_of_other_options(fields: &Fields<'_>, volumes: &[Volume]) {
+    let mut known: BTreeMap<&str, StorageOptions> = BTreeMap::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let VolumeSource::Storage { storage_name } = &volume.source else { continue };
+        let options = volume.options().options;
+        if known.get(storage_name.as_str()).is_some_and(|known| *known != options) {
+            let message = format!(
+                "another volume mounts {} with other options; those of the last one count",
+                quoted(storage_name)
+            );
+            fields.warning(
+                &format!("volumes[{index}].mountOptions"),
+                Reason::InvalidValue,
+                message,
+            );
+        }
+        known.insert(storage_name, options);
     }
 }
 

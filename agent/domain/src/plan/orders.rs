@@ -1,14 +1,15 @@
 //! Orders: all that an adapter needs to know to do one thing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Memory, ReplicaView, World, fleet, trouble};
-use crate::document::{AppDocument, EnvValue, VolumeSource};
+use super::{Memory, ReplicaView, World, fleet, storages, trouble};
+use crate::document::AppDocument;
 use crate::ipam;
 use crate::model::ReplicaName;
 use crate::reason::Reason;
-use crate::replica::{FetchOrder, Place, RegistryLogin, ReplicaOrder, Secret, Trouble};
+use crate::replica::{FetchOrder, Place, RegistryLogin, ReplicaOrder, Trouble};
+use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
 
 /// The images of a revision.
@@ -20,12 +21,12 @@ pub(super) fn fetch(record: &AppRecord, revision: &RevisionRecord) -> FetchOrder
         .chain(&template.containers)
         .map(|container| container.image.clone())
         .collect();
-    let logins = record.document().map(logins).unwrap_or_default();
+    let logins = record.document().map(|document| logins(record, document)).unwrap_or_default();
     FetchOrder { revision: revision.name.clone(), images: images.into_iter().collect(), logins }
 }
 
-fn logins(document: &AppDocument) -> Vec<RegistryLogin> {
-    let secrets = secrets(document);
+fn logins(record: &AppRecord, document: &AppDocument) -> Vec<RegistryLogin> {
+    let secrets = secrets::known(record, document);
     let login = |registry: &crate::document::Registry| {
         Some(RegistryLogin {
             server: registry.server.clone(),
@@ -34,11 +35,6 @@ fn logins(document: &AppDocument) -> Vec<RegistryLogin> {
         })
     };
     document.configuration.registries.iter().filter_map(login).collect()
-}
-
-fn secrets(document: &AppDocument) -> BTreeMap<String, Secret> {
-    let entries = document.configuration.secrets.iter();
-    entries.filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?))).collect()
 }
 
 /// A new replica with a place of its own; none while its environment has no network.
@@ -52,8 +48,9 @@ pub(super) fn fresh(
     let Some(subnet) = world.subnets.get(&document.environment) else {
         return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
     };
-    check_secrets(document, revision)?;
+    check_secrets(record, document, revision)?;
     world.settings.allowances.still_permit(&revision.template.extras)?;
+    storages::check(&document.environment, &revision.template, world)?;
     let mut taken = fleet::addresses(world);
     taken.extend(memory.last_address(&document.environment));
     let last = memory.last_address(&document.environment);
@@ -97,8 +94,8 @@ fn order(
         template_digest: revision.mark(),
         images: revision.images.clone(),
         variables: variables(document, revision, &record.name, &replica, &suffix),
-        secrets: secrets(document),
-        storages: BTreeMap::new(),
+        secrets: secrets::known(record, document),
+        storages: storages::places(environment, &revision.template, world),
         place: Place {
             bridge: environment.bridge(),
             subnet,
@@ -133,24 +130,18 @@ fn variables(
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// A secret that a container needs must have a value; one that comes later heals this by itself.
-fn check_secrets(document: &AppDocument, revision: &RevisionRecord) -> Result<(), Trouble> {
-    let known = secrets(document);
-    let containers = revision.template.init_containers.iter().chain(&revision.template.containers);
-    for variable in containers.flat_map(|container| &container.env) {
-        if let EnvValue::Secret(name) = &variable.value
-            && !known.contains_key(name)
-        {
-            let details = format!("{} needs the secret {name:?}", variable.name);
-            return Err(trouble(Reason::SecretValueMissing, details));
-        }
+/// Secrets that a container needs must have values; one that comes later heals this by itself.
+fn check_secrets(
+    record: &AppRecord,
+    document: &AppDocument,
+    revision: &RevisionRecord,
+) -> Result<(), Trouble> {
+    let missing: Vec<String> = secrets::missing(record, document, &revision.template)
+        .into_iter()
+        .map(|need| format!("{} needs the secret {:?}", need.what, need.secret))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    for volume in &revision.template.volumes {
-        let VolumeSource::Secret { items } = &volume.source else { continue };
-        if let Some(item) = items.iter().find(|item| !known.contains_key(&item.secret_ref)) {
-            let details = format!("volume {} needs the secret {:?}", volume.name, item.secret_ref);
-            return Err(trouble(Reason::SecretValueMissing, details));
-        }
-    }
-    Ok(())
+    Err(trouble(Reason::SecretValueMissing, missing.join("; ")))
 }

@@ -17,7 +17,9 @@ pub(crate) fn of_replica(
     view: &ReplicaView<'_>,
     memory: &Memory,
 ) -> Option<Trouble> {
-    if view.ready || matches!(view.doing, Some(Doing::Stopping)) {
+    // One that is about to be started again may answer its readiness probe all the same.
+    let condemned = view.health.is_some_and(|health| !health.unhealthy.is_empty());
+    if (view.ready && !condemned) || matches!(view.doing, Some(Doing::Stopping)) {
         return None;
     }
     let observed = view.observed.map(|observed| &observed.containers);
@@ -80,6 +82,7 @@ pub(crate) fn is_failure(reason: Reason) -> bool {
             | Reason::ContainerdUnavailable
             | Reason::WaitingForStop
             | Reason::WaitingForWindow
+            | Reason::TimeZoneUnknown
             | Reason::LockedByApp
     )
 }

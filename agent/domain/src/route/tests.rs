@@ -173,6 +173,66 @@ fn a_run_of_requests_comes_close_to_the_weights_also_when_two_apps_take_turns() 
     }
 }
 
+/// How many of the requests numbered so each revision gets, one replica each, by these weights.
+fn shares_of(weights: &[u32], numbers: impl Iterator<Item = u32>) -> Vec<u32> {
+    let names = ["a", "b", "c", "d"];
+    let replicas: [&[u8]; 4] = [&[1], &[2], &[3], &[4]];
+    let each = weights.iter().zip(names.iter().zip(replicas));
+    let revisions: Vec<_> = each.map(|(weight, (name, one))| (*name, *weight, one)).collect();
+    let table = RouteTable {
+        environments: [environment("default", [10, 250, 0, 1], vec![app("a", &revisions)])].into(),
+    };
+    let found = table.find("a", &Side::Lan).unwrap();
+    let mut counts = vec![0; weights.len()];
+    for number in numbers {
+        let picked = found.pick(Ticket::nth(number), |_| Some(0), 0).unwrap();
+        counts[usize::from(picked.address.ip().octets()[3]) - 1] += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_thousand_requests_are_shared_by_any_weights_from_wherever_they_are_numbered() {
+    let splits: [&[u32]; 7] =
+        [&[80, 20], &[20, 80], &[1, 99], &[33, 33, 34], &[100, 0], &[50, 0, 50], &[97, 1, 1, 1]];
+    for weights in splits {
+        for first in [0, 1, 999, 123_456, u32::MAX - 500] {
+            let numbers = || (0..1000).map(|n| first.wrapping_add(n));
+            let counts = shares_of(weights, numbers());
+            assert_eq!(counts.iter().sum::<u32>(), 1000);
+            for (count, weight) in counts.iter().zip(weights) {
+                // Closer than three sigma of chance, sqrt(1000 p (1 - p)), which is 9 for one per cent, 38 for twenty.
+                assert!(count.abs_diff(weight * 10) <= 4, "{weights:?} from {first}: {counts:?}");
+                assert!(0 < *weight || *count == 0, "{weights:?} from {first}: {counts:?}");
+            }
+            assert_eq!(counts, shares_of(weights, numbers()), "it is the same each time");
+        }
+    }
+}
+
+#[test]
+fn a_label_leads_to_its_revision_whatever_its_weight() {
+    let mut service = app("a", &[("old", 100, &[1]), ("new", 0, &[2])]);
+    service.labels = [("next", "a--new"), ("now", "a--old")]
+        .map(|(label, revision)| (label.to_owned(), revision.parse().unwrap()))
+        .into();
+    let table = RouteTable {
+        environments: [environment("default", [10, 250, 0, 1], vec![service])].into(),
+    };
+    let picked = |host: &str| {
+        let found = table.find(&format!("{host}.default.pi-1.internal"), &Side::Lan).unwrap();
+        let picks = (0..100).map(|n| found.pick(Ticket::nth(n), |_| Some(0), 0).unwrap());
+        let mut last: Vec<u8> = picks.map(|one| one.address.ip().octets()[3]).collect();
+        last.dedup();
+        last
+    };
+    assert_eq!(picked("a"), [1]);
+    assert_eq!(picked("a---next"), [2]);
+    assert_eq!(picked("A---Next"), [2]);
+    assert_eq!(picked("a--new"), [2]);
+    assert_eq!(picked("a---now"), [1]);
+}
+
 #[test]
 fn the_least_busy_replica_is_picked_and_equals_take_turns() {
     let service = app("a", &[("1", 100, &[1, 2, 3])]);

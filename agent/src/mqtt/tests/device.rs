@@ -17,7 +17,7 @@ use tracing::info_span;
 use super::within;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Reply, Request, Subject};
+use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Kind, Refusal, Reply, Request, Subject};
 use crate::mqtt::{MqttSettings, Session, Troubles, run};
 use crate::published::{DeviceState, Published, Publisher, channels};
 use crate::tasks::Tasks;
@@ -64,8 +64,9 @@ impl Device {
         config.device.tags = BTreeMap::from([("site".to_owned(), "berlin".to_owned())]);
         config.mqtt.url = url.to_owned();
         config.mqtt.topic_prefix = "t".to_owned();
-        let settings =
-            MqttSettings::new(&config, "0.1.0", "boot-1", Session::Resumed).unwrap().unwrap();
+        let settings = MqttSettings::new(&config, "0.1.0", "boot-1", "key", Session::Resumed)
+            .unwrap()
+            .unwrap();
         let (publisher, levels) = channels();
         publisher
             .device
@@ -208,8 +209,12 @@ impl Loop {
     fn handle(&mut self, request: Request) -> Asked {
         match request {
             Request::Document { subject, payload, reply, .. } => {
-                let accepted =
-                    Accepted { name: "any".to_owned(), changed: true, warnings: Vec::new() };
+                let accepted = Accepted {
+                    name: "any".to_owned(),
+                    kind: Kind::App,
+                    changed: true,
+                    warnings: Vec::new(),
+                };
                 self.reply(reply, accepted);
                 Asked::Document(subject, payload.to_vec())
             }
@@ -233,6 +238,7 @@ impl Loop {
             | Request::Secret { .. }
             | Request::Secrets { .. }
             | Request::Delete { .. }
+            | Request::DeleteEnvironment { .. }
             | Request::Run { .. }
             | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")

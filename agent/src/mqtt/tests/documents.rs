@@ -7,7 +7,10 @@ use crate::inbox::Subject;
 
 fn document(asked: &Asked) -> Option<(&str, &[u8])> {
     match asked {
-        Asked::Document(Subject::App(name) | Subject::Job(name), payload) => Some((name, payload)),
+        Asked::Document(
+            Subject::App(name) | Subject::Job(name) | Subject::Environment(name),
+            payload,
+        ) => Some((name, payload)),
         Asked::Document(Subject::Itself, _)
         | Asked::Scale(..)
         | Asked::Connecting(_)

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use domain::intake::refusal;
 use domain::model::Digest;
 use domain::reason::Reason;
 use domain::replica::Trouble;
+use domain::status::{EnvironmentStatus, Source};
+use domain::view::refused_environment;
 use expect_test::expect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -102,6 +105,34 @@ async fn only_what_changed_goes_up_and_what_was_removed_is_cleared() {
             })
         })
         .await;
+}
+
+#[tokio::test]
+async fn an_environment_has_a_topic_while_somebody_speaks_of_it() {
+    let Some(broker) = Broker::start("").await else { return };
+    let device = Device::on(broker.port);
+    let mut cloud = Observer::connect(&device.tasks, broker.port).await;
+    let environment = |name: &str, source, apps| {
+        let finding = refusal(Reason::InvalidValue, "storages", "");
+        let one = refused_environment(name, Source::Mqtt, finding);
+        (name.to_owned(), EnvironmentStatus { source, apps, ..one })
+    };
+    device.statuses(|all| {
+        let both = [environment("a", Some(Source::File), 1), environment("quiet", None, 1)];
+        all.environments.extend(both);
+    });
+    let _power = device.start();
+    cloud.message("environments/a/status", |json| json["source"] == "file").await;
+    device.statuses(|all| {
+        all.environments.extend([environment("a", None, 2)]);
+        all.removed_environments.insert("a".parse().unwrap());
+    });
+    let cleared = |all: &Vec<super::observer::Message>| {
+        let of_a = |one: &&super::observer::Message| one.topic == "t/pi/environments/a/status";
+        all.iter().rev().find(of_a).is_some_and(|message| message.payload.is_empty())
+    };
+    cloud.until("the topic to be cleared", cleared).await;
+    assert_eq!(cloud.count("environments/quiet/status"), 0);
 }
 
 #[tokio::test]

@@ -12,17 +12,21 @@ use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
     ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
-    Survey, Trouble,
+    Secret, StoragePlace, Survey, Trouble,
 };
 use domain::state::{AppRecord, Changes, State};
-use domain::status::{AppStatus, Source};
+use domain::status::{AppStatus, EnvironmentStatus, Source};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info_span;
 
 use crate::clock::{Clock, ZoneFiles};
-use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, Refusal, Request, Run, Subject};
+use crate::drain::Drain;
+use crate::inbox::{Accepted, INBOX_DEPTH, Inbox, KnownSecret, Refusal, Request, Run, Subject};
+use crate::keys::Keys;
 use crate::network::{Network, NetworkError, ObservedNetwork};
 use crate::published::{Published, Reports, channels};
 use crate::reconcile::{Parts, Reconciler};
@@ -57,7 +61,19 @@ pub(super) struct World {
     pub(super) endless: BTreeSet<String>,
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
+    /// No volume can be made.
+    pub(super) volume_trouble: Option<Trouble>,
+    /// The storages of the latest order.
+    pub(super) storages: BTreeMap<String, StoragePlace>,
     pub(super) survey: Survey,
+    /// Requests are open, to whichever replica.
+    pub(super) open: bool,
+    /// When each replica was told to stop.
+    pub(super) stops: BTreeMap<ReplicaName, Instant>,
+    /// The secrets that the latest replica was given.
+    pub(super) given: BTreeMap<String, Secret>,
+    /// Values that the store could not open.
+    pub(super) lost_secrets: Vec<(String, String)>,
     boot: u32,
 }
 
@@ -125,6 +141,11 @@ impl Runtime for Shared {
 
     async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.reach().await?;
+        if let Some(trouble) = self.lock().volume_trouble.clone() {
+            return Err(RuntimeError::Failed(trouble));
+        }
+        self.lock().storages.clone_from(&order.storages);
+        self.lock().given.clone_from(&order.secrets);
         let containers = order.template.containers.iter();
         let replica = ObservedReplica {
             app: order.app.clone(),
@@ -171,7 +192,9 @@ impl Runtime for Shared {
 
     async fn stop(&self, replica: &ReplicaName, _: Duration) -> Result<(), RuntimeError> {
         self.reach().await?;
-        self.lock().replicas.remove(replica);
+        let mut world = self.lock();
+        world.replicas.remove(replica);
+        world.stops.insert(replica.clone(), Instant::now());
         Ok(())
     }
 
@@ -183,6 +206,18 @@ impl Runtime for Shared {
     async fn listening(&self, _: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
         self.reach().await?;
         Ok(Vec::new())
+    }
+}
+
+impl Drain for Shared {
+    fn drained(&self, _: &ReplicaName) -> BoxFuture<'static, ()> {
+        let shared = self.clone();
+        let drained = async move {
+            while shared.lock().open {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        drained.boxed()
     }
 }
 
@@ -232,6 +267,9 @@ impl Store for Shared {
         for app in &changes.apps {
             world.stored.apps.insert(app.name.clone(), app.clone());
         }
+        for one in &changes.environments {
+            world.stored.environments.insert(one.name.clone(), one.clone());
+        }
         if let Some(device) = &changes.device {
             world.stored.device = device.clone();
         }
@@ -248,6 +286,7 @@ pub(super) struct Board {
     tasks: Tasks,
     pulse: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    public_key: String,
 }
 
 impl Board {
@@ -262,9 +301,9 @@ impl Board {
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
         let tasks = Tasks::default();
-        let (state, boot) = {
+        let (state, boot, lost_secrets) = {
             let world = shared.lock();
-            (world.stored.clone(), world.boot)
+            (world.stored.clone(), world.boot, world.lost_secrets.clone())
         };
         let settings = Settings {
             device: "pi-1".to_owned(),
@@ -272,13 +311,21 @@ impl Board {
             netns_dir: "/run/skerry/netns".into(),
             boot: format!("boot-{boot}"),
             host_allowed: false,
-            allowances: domain::allowances::Allowances::default(),
+            allowances: domain::allowances::Allowances {
+                storages: vec!["/srv/allowed".to_owned(), "LABEL=data".to_owned()],
+                ..domain::allowances::Allowances::default()
+            },
         };
+        let keys = tempfile::tempdir().unwrap();
+        let keys = Keys::load(keys.path(), None).unwrap();
+        let public_key = keys.device.public();
         let reconciler = Reconciler::new(Parts {
+            device_key: Arc::new(keys.device),
             runtime: shared.clone(),
             network: shared.clone(),
+            drain: Arc::new(shared.clone()),
             store: shared.clone(),
-            loaded: Loaded { state, ..Loaded::default() },
+            loaded: Loaded { state, lost_secrets, ..Loaded::default() },
             clock: Clock::default(),
             zone_files: ZoneFiles::of_the_board(),
             settings,
@@ -301,7 +348,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held }
+        Self { shared, inbox, published, tasks, pulse, held, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -376,8 +423,70 @@ impl Board {
         self.ask(|reply| Request::Run { app, run, reply }).await
     }
 
+    pub(super) async fn set_secret(
+        &self,
+        app: &str,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let (app, name) = (app.parse().unwrap(), name.to_owned());
+        let value = value.map(|value| Secret(value.to_owned()));
+        self.ask(|reply| Request::Secret { app, name, value, reply }).await
+    }
+
+    pub(super) async fn secrets(&self, app: &str) -> Vec<KnownSecret> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::Secrets { app, reply }).await.unwrap()
+    }
+
+    /// What values may be sealed with for this board.
+    pub(super) fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
+    /// Everything that is published, as text.
+    pub(super) fn said(&self) -> String {
+        format!("{:?}", self.published)
+    }
+
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        self.published.device.borrow().troubles.clone()
+    }
+
     pub(super) async fn send_job(&self, job: &str, document: &str) -> Result<Accepted, Refusal> {
         self.document(Source::Mqtt, Subject::Job(job.to_owned()), document, false).await
+    }
+
+    pub(super) async fn send_environment(
+        &self,
+        environment: &str,
+        document: &str,
+    ) -> Result<Accepted, Refusal> {
+        let subject = Subject::Environment(environment.to_owned());
+        self.document(Source::Mqtt, subject, document, false).await
+    }
+
+    pub(super) async fn delete_environment(
+        &self,
+        source: Source,
+        environment: &str,
+    ) -> Result<(), Refusal> {
+        let environment = environment.parse().unwrap();
+        self.ask(|reply| Request::DeleteEnvironment { source, environment, reply }).await
+    }
+
+    /// Waits for an environment's status.
+    pub(super) async fn until_environment(
+        &mut self,
+        environment: &str,
+        wanted: impl Fn(&EnvironmentStatus) -> bool,
+    ) -> EnvironmentStatus {
+        let of = |statuses: &domain::status::Statuses| {
+            statuses.environments.get(environment).filter(|status| wanted(status)).cloned()
+        };
+        let level = self.published.statuses.wait_for(|statuses| of(statuses).is_some());
+        let reached = timeout(PATIENCE, level).await.expect("reached in time");
+        of(&reached.expect("the loop runs")).expect("it was reached")
     }
 
     pub(super) async fn delete(&self, source: Source, app: &str) -> Result<(), Refusal> {
@@ -417,6 +526,11 @@ impl Board {
         }
         let last = self.published.statuses.borrow().apps.get(app).cloned();
         panic!("waited in vain; the last status: {last:#?}")
+    }
+
+    pub(super) async fn until_no_trouble(&mut self) {
+        let level = self.published.device.wait_for(|device| device.troubles.is_empty());
+        timeout(PATIENCE, level).await.expect("quiet in time").expect("the loop runs");
     }
 
     pub(super) async fn until_removed(&mut self, app: &str) {

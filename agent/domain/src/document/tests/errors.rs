@@ -130,8 +130,8 @@ fn names() {
         "name: hello",
         "name: hello\ntype: Microsoft.Web/sites",
         &expect![[r#"
-        3:7 type InvalidValue: must be Microsoft.App/containerApps or Microsoft.App/jobs, found "Microsoft.Web/sites"
-    "#]],
+            3:7 type InvalidValue: must be Microsoft.App/containerApps, Microsoft.App/jobs or Microsoft.App/managedEnvironments, found "Microsoft.Web/sites"
+        "#]],
     );
 }
 

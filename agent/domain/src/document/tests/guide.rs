@@ -11,7 +11,7 @@ use expect_test::expect_file;
 use crate::document::support::{KEYS, LATER, Place};
 
 /// Which keys of the document each feature is asked for by, as the reader names them.
-fn keys_of_features() -> BTreeMap<String, String> {
+pub(super) fn keys_of_features() -> BTreeMap<String, String> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/document");
     let mut keys = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -33,6 +33,13 @@ fn keys_of_features() -> BTreeMap<String, String> {
                 ("scaleTiming", _) => "cooldownPeriod`, `pollingInterval",
                 ("dapr", _) => "dapr.enabled",
                 ("domainTls", _) => "customDomains[].bindingType",
+                ("certificates" | "daprComponents" | "httpRouteConfigs", Some(key)) => {
+                    keys.insert(
+                        feature.to_owned(),
+                        format!("environment: {}", key.trim_end_matches('"')),
+                    );
+                    continue;
+                }
                 ("sticky", _) => "stickySessions.affinity",
                 (_, Some(key)) => key.trim_end_matches('"'),
                 (_, None) => panic!("which key is {key} of {feature}?"),
@@ -47,6 +54,7 @@ fn keys_of_features() -> BTreeMap<String, String> {
 fn mapping(file: &str) -> &'static str {
     match file {
         "skerry" => "skerry.",
+        "environment" => "",
         "configuration" => "configuration.",
         "ingress" => "configuration.ingress.",
         "scale" => "template.scale.",
@@ -69,6 +77,7 @@ fn place(place: Place) -> &'static str {
         Place::Template => "properties.template.",
         Place::Container => "properties.template.containers[].",
         Place::Resources => "properties.template.containers[].resources.",
+        Place::EnvironmentProperties => "environment: properties.",
         Place::Probe => "properties.template.containers[].probes[].",
         other => panic!("say where {other:?} lies"),
     }

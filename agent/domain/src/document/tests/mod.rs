@@ -1,5 +1,7 @@
 //! Documents as people write them, and what they are told.
 
+pub(super) mod aca;
+mod environment;
 mod errors;
 mod guide;
 mod intake;
@@ -8,6 +10,7 @@ mod round_trip;
 mod rules;
 mod samples;
 mod warnings;
+mod withheld;
 
 use expect_test::Expect;
 
@@ -30,6 +33,7 @@ fn app(text: &str) -> AppDocument {
     match parse(text.as_bytes()).document {
         Ok(Document::App(app)) => *app,
         Ok(Document::Job(_)) => panic!("this is a job"),
+        Ok(Document::Environment(_)) => panic!("this is an environment"),
         Err(errors) => panic!("refused:\n{}", lines(&errors)),
     }
 }

@@ -88,7 +88,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
             9:45 properties.template.scale.cooldownPeriod NotYetSupported: not acted on yet: the number of replicas does not follow the load
             9:55 properties.template.scale.rules NotYetSupported: not acted on yet: minReplicas replicas run, and one at least
             10:19 properties.template.serviceBinds Unsupported: development services are Azure's; run them as apps
-            11:70 properties.template.volumes[1].storageType NotYetSupported: not acted on yet: replicas wait with StorageMissing
             12:8 properties.template.x UnknownKey: "x" is not a key of the schema
         "#]],
     );
@@ -143,7 +142,6 @@ fn the_skerry_block_is_no_exception() {
             3:39 skerry.updateStrategy NotYetSupported: not acted on yet: the new revision starts beside the old one
             3:67 skerry.probationSeconds NotYetSupported: not acted on yet: the old revision stops once the new one is ready
             3:79 skerry.standby NotYetSupported: not acted on yet: no replica waits at zero
-            3:101 skerry.updateWindow NotYetSupported: not acted on yet: a new revision takes over as soon as it is ready
         "#]],
     );
 }
