@@ -180,10 +180,16 @@ pub fn allowed(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     }
 }
 
+/// How many of them must be ready: of those that hold a device there can be one.
+pub(crate) fn needed(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+    let alone = !revision.template.extras.devices.is_empty();
+    allowed(record, revision).min(if alone { 1 } else { u32::MAX })
+}
+
 /// As many as the one before it has, within its own bounds (features 3, "Ready").
 fn target(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let wanted = record.wanted_of(revision).count();
-    // A device is held by one: more of them could never become ready.
+    // More than one could never become ready.
     let alone = !revision.template.extras.devices.is_empty();
     if wanted == 0 || alone || record.mode() != RevisionsMode::Single {
         return wanted;

@@ -72,8 +72,8 @@ impl<'a> Fleet<'a> {
         state.apps.values().flat_map(move |app| {
             let all = app.revisions.iter().filter(|revision| revision.active);
             let complete = all.filter(move |revision| {
-                let allowed = rollout::allowed(app, revision);
-                1 <= allowed && allowed <= self.ready(&revision.name)
+                let needed = rollout::needed(app, revision);
+                1 <= needed && needed <= self.ready(&revision.name)
             });
             complete.map(|revision| &revision.name)
         })

@@ -38,7 +38,7 @@ pub(super) fn judge(
     world: World<'_>,
     memory: &Memory,
 ) -> Verdict {
-    let asked = super::allowed(record, revision);
+    let asked = super::needed(record, revision);
     let ready = fleet.ready(&revision.name);
     let entered = entered(revision, world, memory);
     // What is not asked for cannot fail, and what cannot be seen is not judged.

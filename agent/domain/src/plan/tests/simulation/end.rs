@@ -67,10 +67,10 @@ impl Run {
         if !is_single(record) {
             let active = record.revisions.iter().filter(|one| one.active);
             return active
-                .filter(|one| is_well(record, one) && !self.is_blocked(record, one))
+                .filter(|one| is_well(record, one) && !self.is_blocked(one))
                 .try_for_each(|one| self.check_replicas(record, one));
         }
-        if is_well(record, latest) && !self.is_blocked(record, latest) {
+        if is_well(record, latest) && !self.is_blocked(latest) {
             return self
                 .check_replicas(record, latest)
                 .and_then(|()| self.check_alone_in(record, latest));
@@ -81,7 +81,7 @@ impl Run {
             let details = format!("{} is {:?}", latest.name, latest.phase);
             return broken("what fails is not rolled back", details);
         }
-        if !is_well(record, serving) || self.is_blocked(record, serving) {
+        if !is_well(record, serving) || self.is_blocked(serving) {
             return Ok(());
         }
         self.check_replicas(record, serving).and_then(|()| self.check_alone_in(record, serving))
@@ -89,7 +89,8 @@ impl Run {
 
     /// A revision that is well is there for good, with the replicas that it is asked to have, all ready.
     fn check_replicas(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
-        let wanted = asked(record, revision);
+        let alone = !revision.template.extras.devices.is_empty();
+        let wanted = asked(record, revision).min(if alone { 1 } else { u32::MAX });
         let is_off = record.stopped || record.scale.replicas == Some(0);
         let rolled_back = revision.phase == Phase::RolledBack;
         if !is_off && (revision.active || rolled_back) && revision.phase != Phase::Committed {
@@ -126,15 +127,15 @@ impl Run {
         running
     }
 
-    /// Another replica holds a device that it needs, or it is asked to have more replicas than can hold one.
-    fn is_blocked(&self, record: &AppRecord, revision: &RevisionRecord) -> bool {
+    /// Another replica holds a device that it needs.
+    fn is_blocked(&self, revision: &RevisionRecord) -> bool {
         let devices = &revision.template.extras.devices;
         let held = devices.iter().any(|device| {
             self.board.replicas.values().any(|real| {
                 real.seen.revision != revision.name && real.devices.contains(&device.host_path)
             })
         });
-        held || !devices.is_empty() && 1 < asked(record, revision)
+        held
     }
 
     /// The state of things, for people who look for a fault.

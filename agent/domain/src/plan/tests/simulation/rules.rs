@@ -138,7 +138,9 @@ impl Run {
             is_of(name, &revision.name) && real.is_ready(self.now) && !self.proved.contains(*name)
         });
         let (wanted, proved) = (asked(record, revision), proved + ready.count());
-        if proved < wanted.max(1) as usize {
+        let alone = !revision.template.extras.devices.is_empty();
+        let wanted = if alone { 1 } else { wanted.max(1) };
+        if proved < wanted as usize {
             let details = format!("{}: {proved} of {wanted} ever were", revision.name);
             return broken("takes over without being ready", details);
         }
