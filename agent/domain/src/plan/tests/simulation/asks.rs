@@ -101,7 +101,7 @@ static FORM: LazyLock<AppDocument> = LazyLock::new(|| {
     let parsed = intake::take_apart(text.as_bytes(), Some("form")).expect("a good document");
     match parsed.document {
         Document::App(app) => *app,
-        Document::Job(_) => unreachable!("the form is an app's"),
+        Document::Job(_) | Document::Environment(_) => unreachable!("the form is an app's"),
     }
 });
 

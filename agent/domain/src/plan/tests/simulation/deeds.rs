@@ -8,6 +8,7 @@ use super::asks::Fate;
 use super::board::{Real, Time};
 use super::run::{Checked, Event, Outcome, Run};
 use super::script::Point;
+use super::tally;
 use crate::model::{AppName, Digest, ReplicaName};
 use crate::plan::{Action, Doing};
 use crate::reason::Reason;
@@ -183,6 +184,7 @@ impl Run {
         let order = match self.agent.doing.get(name) {
             Some(Doing::Starting(order)) => Arc::clone(order),
             Some(Doing::Stopping) => {
+                tally::add(&mut self.tally, "late start");
                 // It was given up in the moment in which it ended: the next plan finds it.
                 self.agent.given_up.remove(name);
                 self.agent.doing.remove(name);
