@@ -134,6 +134,7 @@ impl fmt::Debug for Request {
             Self::Document { .. } => "Document",
             Self::Scale { .. } => "Scale",
             Self::Delete { .. } => "Delete",
+            Self::DeleteEnvironment { .. } => "DeleteEnvironment",
             Self::Run { .. } => "Run",
             Self::Revision { .. } => "Revision",
             Self::Traffic { .. } => "Traffic",

@@ -20,6 +20,7 @@ use crate::model::{AppName, Moment, RevisionName};
 use crate::plan::{Fleet, Memory, Plan, World};
 use crate::reason::Reason;
 use crate::replica::{ResolvedImage, Trouble};
+use crate::secrets;
 use crate::state::{AppRecord, Entered, RevisionRecord, Wanted};
 use crate::status::Phase;
 
@@ -257,6 +258,7 @@ fn apply_one(
                     // Its document is in force for all from now on.
                     if record.latest().is_some_and(|latest| latest.name == *name) {
                         record.revisions.iter_mut().for_each(|one| one.held = None);
+                        secrets::forget_unlisted(record);
                     }
                     if labels_mode && first {
                         record.labels.insert(target, name.clone());

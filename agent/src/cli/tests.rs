@@ -99,6 +99,7 @@ fn help_names_every_command() {
           start        Start an app that was stopped
           stop         Stop an app and keep its definition
           scale        Set or clear an app's scale target
+          secret       Set, list or remove the values of an app's secrets
           status       Show the state of the device
           completions  Print a completion script
 
@@ -207,8 +208,38 @@ async fn an_app_is_a_tree_with_reasons_and_hints_where_they_belong() {
 
 #[tokio::test]
 async fn environments_stand_in_columns_with_their_storages() {
-    check("environments", expect![[""]]).await;
-    check("environments -o yaml", expect![[""]]).await;
+    check(
+        "environments",
+        expect![[r#"
+        ENVIRONMENT   APPS   STORAGES   SOURCE   UPDATED   REASON
+        default       2      data,etc   mqtt     3m        StorageNotAllowed
+    "#]],
+    )
+    .await;
+    check(
+        "environments -o yaml",
+        expect![[r#"
+        - environment: default
+          generation: "1"
+          digest: ""
+          source: mqtt
+          storages:
+          - name: data
+            reason: ""
+            details: /srv/data
+          - name: etc
+            reason: StorageNotAllowed
+            details: /etc
+          apps: 2
+          warnings: []
+          error:
+            path: ""
+            reason: ""
+            message: ""
+          updatedTime: "2023-11-14T22:13:20Z"
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -326,7 +357,8 @@ async fn a_document_is_applied_with_its_warnings_or_refused_with_every_finding()
               "reason": "NoMeaningHere",
               "message": "ignored"
             }
-          ]
+          ],
+          "kind": "app"
         }
     "#]]
     .assert_eq(&skerry(&agent.socket, &format!("{line} --force -o json")).await);
@@ -499,6 +531,7 @@ async fn the_device_is_told_with_its_troubles() {
         tags           site=berlin
         agent          0.1.0 on ARCH
         control plane  mqtts://broker:8883, connected (epoch 12)
+        public key     a2V5
         apps           2, 0 running
         trouble        the chain FORWARD drops (ForwardBlocked)
         hint           Allow forwarding for the interfaces sk-*

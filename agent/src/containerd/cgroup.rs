@@ -67,9 +67,7 @@ impl Cgroups {
     pub(super) fn working_set(&self, path: &str) -> u64 {
         let path = path.trim_start_matches('/');
         if !self.memory {
-            let hierarchy = if self.v2 { self.root.clone() } else { self.root.join("pids") };
-            let processes = fs::read_to_string(hierarchy.join(path).join("cgroup.procs"));
-            return processes.unwrap_or_default().lines().map(own_memory).sum();
+            return self.processes(path).iter().map(|pid| own_memory(*pid)).sum();
         }
         let (folder, used, idle) = if self.v2 {
             (self.root.join(path), "memory.current", "inactive_file ")
@@ -82,6 +80,18 @@ impl Cgroups {
         let stat = read("memory.stat");
         let idle = stat.lines().find_map(|line| line.strip_prefix(idle)?.trim().parse().ok());
         used.saturating_sub(idle.unwrap_or(0))
+    }
+
+    /// The processes of the group at `path`.
+    pub(super) fn processes(&self, path: &str) -> Vec<i32> {
+        let hierarchy = match (self.v2, self.pids) {
+            (true, _) => self.root.clone(),
+            (false, true) => self.root.join("pids"),
+            (false, false) => self.root.join("memory"),
+        };
+        let list = hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs");
+        let list = fs::read_to_string(list).unwrap_or_default();
+        list.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// The kernel has killed a process of the group at `path` for memory.
@@ -98,7 +108,7 @@ impl Cgroups {
 }
 
 /// What a process has in memory and shares with no file, in bytes.
-fn own_memory(pid: &str) -> u64 {
+fn own_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     kib(&status, "RssAnon:") + kib(&status, "RssShmem:")
 }

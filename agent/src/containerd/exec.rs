@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A command's pipe has the command's id for its name and goes last, so a pipe of an earlier run of the agent tells of
-//! a command that nobody waits for any more: such are ended when the agent starts. The shim that runs the command is
+//! a command that nobody waits for any more: such are ended when the agent starts. An agent that goes away while the
+//! shim starts a command leaves a process that the shim has given up; it is known by its mark. The shim that runs the command is
 //! the replica's own, and all of its containers hang on it: it is never given one stream without the other.
 
 use std::fs;
@@ -19,8 +20,10 @@ use domain::model::ReplicaName;
 use domain::reason::Reason;
 use domain::replica::Executed;
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 use tokio::sync::Semaphore;
 use tokio::time;
@@ -29,6 +32,7 @@ use tracing::{info, warn};
 
 use super::Containerd;
 use super::calls::Calls;
+use super::exec_calls::MARK;
 use super::failure::start_failure;
 use super::image_source::ImageSource;
 use super::lifecycle::failure;
@@ -79,11 +83,15 @@ impl Execs {
         }
     }
 
-    /// A new command's id and pipe. It is open for writing too, so that it never ends while nobody writes.
-    fn pipe(&self, container: &str) -> io::Result<Pipe> {
-        fs::create_dir_all(&self.dir)?;
+    /// A new command's id.
+    fn name(&self, container: &str) -> String {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let exec = format!("{container}{SEPARATOR}{}{SEPARATOR}{number:x}", self.run);
+        format!("{container}{SEPARATOR}{}{SEPARATOR}{number:x}", self.run)
+    }
+
+    /// A command's pipe. It is open for writing too, so that it never ends while nobody writes.
+    fn pipe(&self, exec: String) -> io::Result<Pipe> {
+        fs::create_dir_all(&self.dir)?;
         let path = self.dir.join(&exec);
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
         let receiver = OpenOptions::new().read_write(true).open_receiver(&path)?;
@@ -115,7 +123,12 @@ impl Execs {
     }
 
     /// Ends the commands that an earlier run of the agent began. containerd may come late.
-    pub(super) async fn sweep(&self, calls: &Calls, stop: &CancellationToken) {
+    pub(super) async fn sweep(
+        &self,
+        calls: &Calls,
+        processes: impl Fn(&str) -> Vec<i32>,
+        stop: &CancellationToken,
+    ) {
         for (container, exec, path) in self.leftovers() {
             while let Err(error) = end(calls, &container, &exec).await {
                 if let RuntimeError::Failed(trouble) = &error {
@@ -125,6 +138,11 @@ impl Execs {
                 if stop.run_until_cancelled(time::sleep(SWEEP_WAIT)).await.is_none() {
                     return;
                 }
+            }
+            let mark = format!("{MARK}={exec}");
+            let given_up = processes(&container).into_iter().filter(|pid| is_marked(*pid, &mark));
+            for pid in given_up {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             info!(exec, "a command of an earlier run is ended");
             let _ = fs::remove_file(path);
@@ -143,12 +161,13 @@ impl<I: ImageSource> Exec for Containerd<I> {
         let (calls, execs) = (&self.shared.calls, &self.shared.execs);
         let _turn = execs.turns.acquire().await;
         let id = container_id(replica, container);
-        let process = calls.process(&id, command).await?;
         let no_pipe = |error: io::Error| {
             let details = format!("no pipe for a command in container {container:?}: {error}");
             RuntimeError::Unavailable(details)
         };
-        let mut pipe = execs.pipe(&id).map_err(no_pipe)?;
+        let exec = execs.name(&id);
+        let process = calls.process(&id, &exec, command).await?;
+        let mut pipe = execs.pipe(exec).map_err(no_pipe)?;
         let mut output = Vec::new();
         let ended = async {
             if let Err(status) = calls.make_exec(&id, &pipe.exec, &pipe.path, process).await? {
@@ -179,6 +198,11 @@ impl<I: ImageSource> Exec for Containerd<I> {
         }
         Ok(Executed { code: ended?, output: String::from_utf8_lossy(&output).into_owned() })
     }
+}
+
+fn is_marked(pid: i32, mark: &str) -> bool {
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
 }
 
 fn no_end(limit: Duration) -> String {
@@ -242,7 +266,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let execs = Execs::new(folder.path());
         let container = container_id(&"app--1-22222".parse().unwrap(), "main");
-        let (one, two) = (execs.pipe(&container).unwrap(), execs.pipe(&container).unwrap());
+        let pipe = || execs.pipe(execs.name(&container)).unwrap();
+        let (one, two) = (pipe(), pipe());
         assert_ne!(one.exec, two.exec);
         let longest = one.exec.len() + 2 * u64::BITS as usize / 4;
         assert!(longest <= 76, "{} with the longest numbers", one.exec);
@@ -260,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_an_output_is_kept_and_no_writer_waits() {
         let folder = tempfile::tempdir().unwrap();
-        let mut pipe = Execs::new(folder.path()).pipe("sk-a").unwrap();
+        let mut pipe = Execs::new(folder.path()).pipe("sk-a.1.1".to_owned()).unwrap();
         let mut output = Vec::new();
         let path = pipe.path.clone();
         let writing = tokio::task::spawn_blocking(move || {

@@ -21,6 +21,9 @@ use crate::runtime::RuntimeError;
 /// containerd knows a process's specification by this name, without a host before it.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
+/// The variable by which a command's process is known, should the shim not know it.
+pub(super) const MARK: &str = "SKERRY_EXEC";
+
 /// What is needed of a container's specification.
 #[derive(Deserialize)]
 struct Spec {
@@ -29,10 +32,11 @@ struct Spec {
 
 impl Calls {
     /// The specification of a process that runs `command` as the container's own would: its user, variables, folder
-    /// and rights.
+    /// and rights. One more variable, [`MARK`], says which command it is.
     pub(super) async fn process(
         &self,
         id: &str,
+        exec: &str,
         command: &[String],
     ) -> Result<Vec<u8>, RuntimeError> {
         let request = self.connection.request(GetContainerRequest { id: id.to_owned() });
@@ -46,6 +50,10 @@ impl Calls {
         };
         let Spec { mut process } = serde_json::from_slice(&spec.value).map_err(unreadable)?;
         process.insert("args".to_owned(), command.into());
+        let variables = process.entry("env").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(variables) = variables {
+            variables.push(format!("{MARK}={exec}").into());
+        }
         serde_json::to_vec(&process).map_err(unreadable)
     }
 

@@ -143,7 +143,8 @@ impl<I: ImageSource> Containerd<I> {
         let Shared { calls, settings, execs, .. } = &*self.shared;
         let connection = calls.connection.clone();
         let watch = watch::watch(connection, settings.namespace.clone(), pulses, stop.clone());
-        tokio::join!(watch, execs.sweep(calls, &stop));
+        let processes = |id: &str| self.shared.cgroups.processes(&self.cgroup_path(id));
+        tokio::join!(watch, execs.sweep(calls, processes, &stop));
     }
 
     fn cgroup_path(&self, id: &str) -> String {

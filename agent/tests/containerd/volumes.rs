@@ -37,7 +37,9 @@ fn order(board: &Board, n: u64, script: &str, volumes: Vec<Volume>) -> ReplicaOr
         mounted(main, &volume.name, &format!("/{}", volume.name), "")
     });
     let mut order = board.order(n, vec![main]);
-    volumes.into_iter().for_each(|volume| with_volume(&mut order, volume));
+    for volume in volumes {
+        with_volume(&mut order, volume);
+    }
     order
 }
 

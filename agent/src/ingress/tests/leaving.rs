@@ -56,7 +56,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     const ROUNDS: u16 = 200;
     let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let routed = |port| table(vec![app("hello", &[at(port)])]);
-    let (routes, routes_rx) = watch::channel(routed(1));
+    let (published, routes_rx) = watch::channel(routed(1));
     let shared = Arc::new(Shared::new(settings(), routes_rx, Tasks::default()));
     // Replicas up to this one are stopped.
     let stopped = Arc::new(AtomicU16::new(0));
@@ -85,7 +85,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     }
     let leave = Leave(Arc::clone(&shared));
     for port in 1..=ROUNDS {
-        routes.send_replace(routed(port + 1));
+        published.send_replace(routed(port + 1));
         ends(leave.drained(&replica_of(at(port)))).await;
         stopped.store(port, Ordering::SeqCst);
     }

@@ -40,7 +40,7 @@ async fn the_device_says_who_it_is_and_what_it_knows() {
     let mut online = cloud.message("status", |json| json["online"] == true).await.json();
     online["architecture"] = "any".into();
     online["updatedTime"] = "now".into();
-    expect![[r#"{"agentVersion":"0.1.0","architecture":"any","bootId":"boot-1","epoch":"7","online":true,"tags":{"site":"berlin"},"troubles":[{"message":"by docker","path":"","reason":"ForwardBlocked"}],"updatedTime":"now"}"#]].assert_eq(&online.to_string());
+    expect![[r#"{"agentVersion":"0.1.0","architecture":"any","bootId":"boot-1","epoch":"7","online":true,"publicKey":"key","tags":{"site":"berlin"},"troubles":[{"message":"by docker","path":"","reason":"ForwardBlocked"}],"updatedTime":"now"}"#]].assert_eq(&online.to_string());
     let mut hello = cloud.message("hello", |_| true).await.json();
     hello["architecture"] = "any".into();
     expect![[r#"{"agentVersion":"0.1.0","apps":{"hello":{"digest":"sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881","generation":"3"}},"architecture":"any","epoch":"7"}"#]].assert_eq(&hello.to_string());

@@ -22,7 +22,7 @@ async fn runs(board: &mut Board, revisions: usize) {
         .until("hello", |status| {
             status.running_status == RunningStatus::Running
                 && status.revisions.len() == revisions
-                && status.revisions[0].ready_replicas == 1
+                && status.revisions[0].phase == Phase::Committed
         })
         .await;
 }
@@ -75,8 +75,8 @@ async fn a_name_without_a_value_keeps_it_and_a_name_that_is_gone_forgets_it() {
 async fn what_is_missing_is_waited_for_and_set_by_hand() {
     let mut board = Board::start();
     board.send("hello", &document("{name: token}", 1)).await.unwrap();
-    let status = board.until("hello", |status| status.revisions[0].reason.is_some()).await;
-    assert_eq!(status.revisions[0].reason, Some(Reason::SecretValueMissing));
+    let missing = Some(Reason::SecretValueMissing);
+    let status = board.until("hello", |status| status.revisions[0].reason == missing).await;
     expect![[r#"TOKEN needs the secret "token""#]].assert_eq(&status.revisions[0].details);
     assert_eq!(board.secrets("hello").await, [known("token", false, true)]);
 

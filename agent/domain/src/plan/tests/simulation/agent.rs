@@ -135,6 +135,7 @@ impl Run {
             zones: &agent.zones,
             observed: &agent.sight.replicas,
             namespaces: &agent.sight.namespaces,
+            environments: &agent.state.environments,
             health: &agent.health,
             environments: &agent.state.environments,
             doing: &agent.doing,
