@@ -137,7 +137,6 @@ impl Run {
             namespaces: &agent.sight.namespaces,
             environments: &agent.state.environments,
             health: &agent.health,
-            environments: &agent.state.environments,
             doing: &agent.doing,
             fetching: &agent.fetching,
             surveying: &agent.surveying,

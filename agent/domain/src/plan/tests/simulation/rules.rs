@@ -180,9 +180,12 @@ impl Run {
 
     /// The app is to run, and the replica is where it is to run.
     fn is_to_serve(&self, record: &AppRecord, name: &ReplicaName) -> bool {
-        let wanted = 0 < record.wanted_replicas().count();
-        let home = record.in_force().map(|document| &document.environment);
         let seen = self.board.replicas.get(name).map(|real| &real.seen);
+        // One that failed serves no more, though some of its replicas could.
+        let failed = seen.and_then(|seen| record.revision(&seen.revision));
+        let failed = failed.is_some_and(|one| one.phase == Phase::RolledBack);
+        let wanted = 0 < record.wanted_replicas().count() && !failed;
+        let home = record.in_force().map(|document| &document.environment);
         let health = self.agent.health.get(name);
         wanted
             && health.is_some_and(|health| health.ready && health.unhealthy.is_empty())
