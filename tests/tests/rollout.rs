@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use system_tests::{
-    Board, Client, Document, Image, LONG, PAUSE, SHORT, Shared, Stage, eventually, now, pause, tells,
+    Board, Client, Document, Image, LONG, PAUSE, SHORT, Shared, Stage, eventually, now, pause,
+    tells,
 };
 
 static STAGE: Shared<Stage> = Shared::new();
@@ -35,7 +36,8 @@ fn crashing(version: u32) -> Document {
 
 fn revision<'a>(status: &'a Value, number: u32) -> &'a Value {
     static NONE: Value = Value::Null;
-    let ends = |name: &Value| name.as_str().is_some_and(|name| name.ends_with(&format!("{number:07}")));
+    let ends =
+        |name: &Value| name.as_str().is_some_and(|name| name.ends_with(&format!("{number:07}")));
     let all = status["revisions"].as_array().map(Vec::as_slice).unwrap_or_default();
     all.iter().find(|revision| ends(&revision["name"])).unwrap_or(&NONE)
 }
@@ -166,7 +168,8 @@ fn an_update_that_crashes_never_takes_the_traffic_and_is_refused_until_forced() 
     let mark = stage.control.mark();
     stage.control.desire("crashes", again.skerry("force", true))?;
     stage.control.await_since(mark, "the next try", LONG, |message| {
-        message.topic == "apps/crashes/status" && revision(&message.json(), 2)["phase"] == "Starting"
+        message.topic == "apps/crashes/status"
+            && revision(&message.json(), 2)["phase"] == "Starting"
     })?;
     await_phase(&stage, "crashes", 2, "RolledBack")?;
 
@@ -365,7 +368,9 @@ fn with_labels_a_revision_lives_while_one_names_it() -> Result<()> {
     assert_eq!(revision(&status, 1)["labels"], json!(["prod"]));
     let suffix = status["fqdn"].as_str().and_then(|fqdn| fqdn.split_once('.')).context("fqdn")?.1;
     stage.control.desire("labels", labelled(2, "stage"))?;
-    stage.control.await_status("labels", |status| revision(status, 2)["labels"] == json!(["stage"]))?;
+    stage
+        .control
+        .await_status("labels", |status| revision(status, 2)["labels"] == json!(["stage"]))?;
     assert_eq!(version(&client, "labels")?, "1");
     assert_eq!(version(&client, &format!("labels---stage.{suffix}"))?, "2");
     stage.control.desire("labels", labelled(3, "prod"))?;
@@ -380,7 +385,8 @@ fn with_labels_a_revision_lives_while_one_names_it() -> Result<()> {
 #[test]
 fn a_single_writer_is_gone_before_the_next_one_comes() -> Result<()> {
     let stage = stage()?;
-    let lone = |version| app(version).skerry("updateStrategy", "recreate").skerry("probationSeconds", 0);
+    let lone =
+        |version| app(version).skerry("updateStrategy", "recreate").skerry("probationSeconds", 0);
     stage.control.desire("lone", lone(1))?;
     stage.control.await_running("lone")?;
     stage.control.desire("lone", lone(2))?;
@@ -417,7 +423,9 @@ fn a_restart_makes_the_replicas_anew_and_loses_no_request() -> Result<()> {
     stage.control.await_status("again", |status| {
         let revision = revision(status, 1);
         let now = replicas(revision);
-        revision["readyReplicas"] == 2 && now.len() == 2 && !now.iter().any(|one| before.contains(one))
+        revision["readyReplicas"] == 2
+            && now.len() == 2
+            && !now.iter().any(|one| before.contains(one))
     })?;
     watcher.end()
 }
@@ -463,9 +471,9 @@ fn a_copy_is_a_revision_of_its_own() -> Result<()> {
     stage.control.desire("copies", app(2).skerry("probationSeconds", 0))?;
     await_phase(&stage, "copies", 2, "Committed")?;
     stage.board.cli(["revision", "copy", "copies--0000001", "--suffix", "back"])?;
-    stage.control.await_status("copies", |status| {
-        status["latestReadyRevisionName"] == "copies--back"
-    })?;
+    stage
+        .control
+        .await_status("copies", |status| status["latestReadyRevisionName"] == "copies--back")?;
     assert_eq!(version(&stage.board.lan_client(), "copies")?, "1");
     Ok(())
 }

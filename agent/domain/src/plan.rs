@@ -147,7 +147,7 @@ impl Plan {
 pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     memory.learn(state, world);
     let fleet = Fleet::of(state, world, memory);
-    memory.see_ready(fleet.complete(state));
+    memory.see_ready(fleet.complete(state), world.now);
     let mut plan = Plan::default();
     for record in state.apps.values() {
         let step = rollout::advance(record, &fleet, world, memory, &mut plan);

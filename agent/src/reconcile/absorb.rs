@@ -266,9 +266,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let now = self.clock.now();
         self.end(replica);
         let trouble = result.err().map(|error| error.trouble());
-        if trouble.is_none()
-            && let Some(known) = self.sight.replicas.get_mut(replica)
-        {
+        // A look may have fallen into the moment in which its only record was made anew.
+        let known = self.sight.replicas.entry(replica.clone()).or_insert_with(|| half_made(&order));
+        if trouble.is_none() {
             known.containers.insert(container.to_owned(), ContainerState::Running { since: now });
         }
         let reason = trouble.as_ref().map_or(Reason::ContainerExited, |trouble| trouble.reason);

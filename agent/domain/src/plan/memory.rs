@@ -22,8 +22,8 @@ pub struct Memory {
     next_ticket: u64,
     /// What each active revision was last asked to be.
     trials: BTreeMap<RevisionName, Trial>,
-    /// Revisions that this run of the agent has seen with all their replicas ready, as they are asked to be now.
-    been_ready: BTreeSet<RevisionName>,
+    /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
+    been_ready: BTreeMap<RevisionName, Moment>,
     surveys: BTreeMap<AppName, Surveyed>,
 }
 
@@ -120,7 +120,7 @@ impl Memory {
         let active: BTreeSet<&RevisionName> =
             all.filter(|revision| revision.active).map(|revision| &revision.name).collect();
         self.trials.retain(|name, _| active.contains(name));
-        self.been_ready.retain(|name| active.contains(name));
+        self.been_ready.retain(|name, _| active.contains(name));
         for app in state.apps.values() {
             for revision in app.revisions.iter().filter(|revision| revision.active) {
                 self.ask(app, revision, world.now);
@@ -142,16 +142,22 @@ impl Memory {
     }
 
     /// Takes note of revisions that have all their replicas, ready.
-    pub(super) fn see_ready<'a>(&mut self, ready: impl Iterator<Item = &'a RevisionName>) {
+    pub(super) fn see_ready<'a>(
+        &mut self,
+        ready: impl Iterator<Item = &'a RevisionName>,
+        now: Moment,
+    ) {
         for name in ready {
-            if !self.been_ready.contains(name) {
-                self.been_ready.insert(name.clone());
+            match self.been_ready.get_mut(name) {
+                Some(last) => *last = now,
+                None => drop(self.been_ready.insert(name.clone(), now)),
             }
         }
     }
 
-    pub(crate) fn has_been_ready(&self, revision: &RevisionName) -> bool {
-        self.been_ready.contains(revision)
+    /// When a revision last had all its replicas ready, as far as this run of the agent knows.
+    pub(crate) fn last_ready(&self, revision: &RevisionName) -> Option<Moment> {
+        self.been_ready.get(revision).copied()
     }
 
     pub(crate) fn first_seen(&self, revision: &RevisionName) -> Option<Moment> {

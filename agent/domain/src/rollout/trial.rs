@@ -53,7 +53,11 @@ pub(super) fn judge(
         Duration::from_secs(block.map_or(0, of).into())
     };
     // An agent that just started has not seen yet what is ready all the same, and what is asked for anew has its time.
-    let begun = memory.changed(&revision.name).map_or(entered, |changed| entered.max(changed));
+    let changed = memory.changed(&revision.name).unwrap_or_default();
+    let last_ready = memory.last_ready(&revision.name);
+    let starts = revision.phase == Phase::Starting;
+    // One that was ready and waits for its turn has its time from when it last was.
+    let begun = entered.max(changed).max(last_ready.filter(|_| starts).unwrap_or_default());
     let first_seen = memory.first_seen(&revision.name).unwrap_or(world.now);
     let deadline = begun.after(secs(|block| block.ready_deadline_secs));
     let deadline = deadline.max(first_seen.after(ACQUAINTED));
@@ -62,8 +66,9 @@ pub(super) fn judge(
         if let Some(trouble) = diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP) {
             return Verdict::Failed(trouble);
         }
-        let lost = revision.phase == Phase::Probation && memory.has_been_ready(&revision.name);
-        let late = ready < asked && deadline <= world.now && !memory.has_been_ready(&revision.name);
+        // What was probed before a change says nothing of what is probed now.
+        let lost = !starts && last_ready.is_some() && changed.after(ACQUAINTED) <= world.now;
+        let late = ready < asked && deadline <= world.now && (starts || last_ready.is_none());
         if ready == 0 && lost {
             return Verdict::Failed(diagnosis::lost(record, revision, fleet, world, memory));
         }
@@ -76,7 +81,10 @@ pub(super) fn judge(
         if over <= world.now && asked <= ready {
             return Verdict::Ready;
         }
-        let next = [over, deadline].into_iter().filter(|at| world.now < *at).min();
+        let next = [over, deadline, changed.after(ACQUAINTED)]
+            .into_iter()
+            .filter(|at| world.now < *at)
+            .min();
         return Verdict::Open { until: next };
     }
     Verdict::Open { until: Some(deadline).filter(|at| may_fail && world.now < *at) }

@@ -18,9 +18,12 @@ mod deeds;
 mod dice;
 mod end;
 mod events;
+mod orders;
 mod rules;
 mod run;
 mod script;
+mod tally;
+mod wants;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,6 +32,7 @@ use std::thread;
 
 use self::run::{Run, Violation};
 use self::script::Script;
+use self::tally::Tally;
 
 const RUNS: u64 = 10_000;
 
@@ -44,10 +48,10 @@ fn every_run_settles_and_none_breaks_a_rule() {
     };
     let middle = u64::midpoint(seeds.start, seeds.end);
     let (start, end) = (seeds.start, seeds.end);
-    let broken = thread::scope(|scope| {
+    let (broken, tally) = thread::scope(|scope| {
         let halves = [start..middle, middle..end].map(|half| scope.spawn(move || play(half)));
-        let lists = halves.map(|half| half.join().expect("a run that panics is caught"));
-        lists.concat()
+        let [one, two] = halves.map(|half| half.join().expect("a run that panics is caught"));
+        ([one.0, two.0].concat(), tally::sum(one.1, two.1))
     });
     // One of each kind, and how many there were.
     let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
@@ -63,24 +67,34 @@ fn every_run_settles_and_none_breaks_a_rule() {
         report.push_str(&told(seeds[0], rule));
     }
     assert!(broken.is_empty(), "{report}");
+    let seldom = tally::seldom(&tally, end - start);
+    assert!(seldom.is_empty(), "{seldom:?} of {tally:?}");
 }
 
-/// The runs that break a rule, and which.
-fn play(seeds: std::ops::Range<u64>) -> Vec<(u64, &'static str)> {
-    seeds
-        .filter_map(|seed| outcome(&Script::of(seed)).map(|violation| (seed, violation.rule)))
-        .collect()
+/// The runs that break a rule, and which; and what happened in the others.
+fn play(seeds: std::ops::Range<u64>) -> (Vec<(u64, &'static str)>, Tally) {
+    let (mut broken, mut sum) = (Vec::new(), Tally::new());
+    for seed in seeds {
+        match outcome(&Script::of(seed)) {
+            Ok(tally) => sum = tally::sum(sum, tally),
+            Err(violation) => broken.push((seed, violation.rule)),
+        }
+    }
+    (broken, sum)
 }
 
-fn outcome(script: &Script) -> Option<Violation> {
-    let played = catch_unwind(AssertUnwindSafe(|| Run::play(script, None).1.err()));
-    played.unwrap_or_else(|_| Some(Violation { rule: "panics", details: String::new() }))
+fn outcome(script: &Script) -> Result<Tally, Violation> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let (run, checked) = Run::play(script, None);
+        checked.map(|()| run.tally)
+    }));
+    played.unwrap_or_else(|_| Err(Violation { rule: "panics", details: String::new() }))
 }
 
 /// The smallest part of a script that breaks the rule, and what happened in it.
 fn told(seed: u64, rule: &str) -> String {
     let mut script = Script::of(seed);
-    let breaks = |script: &Script| outcome(script).is_some_and(|broken| broken.rule == rule);
+    let breaks = |script: &Script| outcome(script).is_err_and(|broken| broken.rule == rule);
     let mut at = 0;
     while at < script.happenings.len() {
         let mut less = script.clone();

@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use super::board::Time;
 use super::run::{Checked, Event, Run, Sighting, broken};
 use super::script::Point;
+use super::tally;
 use crate::allowances::Allowances;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName, WallTime};
 use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan};
@@ -185,6 +186,7 @@ impl Run {
             return Ok(()); // before the first look there is nothing to decide by
         }
         let Some(mut plan) = self.take_steps()? else { return Ok(()) };
+        self.check_reasons()?;
         self.settle(&plan);
         self.check_actions(&plan.actions)?;
         let actions = std::mem::take(&mut plan.actions);
@@ -219,6 +221,9 @@ impl Run {
             for step in std::mem::take(&mut plan.steps) {
                 self.note(|| super::run::steps(&step));
                 self.check_step(&step.record)?;
+                for told in &step.told {
+                    tally::add(&mut self.tally, told.reason.word());
+                }
                 self.agent.state.apps.insert(step.record.name.clone(), *step.record);
             }
             if self.falls_at(Point::Stored) {

@@ -8,6 +8,7 @@ use super::asks::Fate;
 use super::board::{Real, Time};
 use super::run::{Checked, Event, Outcome, Run};
 use super::script::Point;
+use super::tally;
 use crate::model::{AppName, Digest, ReplicaName};
 use crate::plan::{Action, Doing};
 use crate::reason::Reason;
@@ -183,6 +184,7 @@ impl Run {
         let order = match self.agent.doing.get(name) {
             Some(Doing::Starting(order)) => Arc::clone(order),
             Some(Doing::Stopping) => {
+                tally::add(&mut self.tally, "late start");
                 // It was given up in the moment in which it ended: the next plan finds it.
                 self.agent.given_up.remove(name);
                 self.agent.doing.remove(name);
@@ -256,18 +258,16 @@ impl Run {
     }
 
     pub(super) fn restarted(&mut self, name: &ReplicaName, container: &str, outcome: Outcome) {
-        if !matches!(self.agent.doing.get(name), Some(Doing::Restarting(_))) {
-            return;
-        }
+        let Some(Doing::Restarting(order)) = self.agent.doing.get(name).cloned() else { return };
         self.agent.doing.remove(name);
         self.end(name);
         let now = self.board.moment(self.now);
+        let known = self.agent.sight.replicas.entry(name.clone());
+        let known = known.or_insert_with(|| Real::made_by(&order).seen);
         let failed = match outcome {
             Outcome::Well => {
-                if let Some(known) = self.agent.sight.replicas.get_mut(name) {
-                    let state = ContainerState::Running { since: now };
-                    known.containers.insert(container.to_owned(), state);
-                }
+                let state = ContainerState::Running { since: now };
+                known.containers.insert(container.to_owned(), state);
                 None
             }
             Outcome::Failed => Some(trouble(Reason::ContainerStartFailed)),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::asks::Fate;
-use super::rules::{asked, is_single, kept};
-use super::run::{Checked, Run, broken};
+use super::run::{Checked, Run, Violation, broken};
+use super::tally;
+use super::wants::{asked, is_single, kept};
 use crate::model::{AppName, RevisionName};
+use crate::reason::Reason;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 use crate::view;
@@ -16,21 +18,40 @@ impl Run {
             return broken("the agent did not come back", "");
         }
         self.check_leftovers()?;
-        let (names, fleet) = (BTreeMap::new(), self.fleet());
-        let scene = self.scene(&fleet, &names);
         for record in self.agent.state.apps.values() {
             self.check_app(record)?;
-            let status = view::app_status(record, scene);
-            for told in &status.revisions {
-                let revision = record.revisions.iter().find(|one| one.name == told.name);
-                let wanted = revision.map_or(0, |revision| kept(record, revision));
-                if told.active && told.ready_replicas < wanted && told.reason.is_none() {
-                    let details = format!("{}: {told:?}", told.name);
-                    return broken("not as asked for, and no reason why", details);
-                }
+        }
+        self.check_told().map(drop)
+    }
+
+    /// Now and then: what is not as asked for has a reason.
+    pub(super) fn check_reasons(&mut self) -> Checked {
+        if self.dice.once_in(16) {
+            for reason in self.check_told()? {
+                tally::add(&mut self.tally, reason.word());
             }
         }
         Ok(())
+    }
+
+    /// The reasons that statuses tell of. Nothing is ever pending without one.
+    fn check_told(&self) -> Result<Vec<Reason>, Violation> {
+        let (names, fleet) = (BTreeMap::new(), self.fleet());
+        let scene = self.scene(&fleet, &names);
+        let mut reasons = Vec::new();
+        for record in self.agent.state.apps.values() {
+            let status = view::app_status(record, scene);
+            for told in &status.revisions {
+                let revision = record.revision(&told.name);
+                let wanted = revision.map_or(0, |revision| kept(record, revision));
+                if told.active && told.ready_replicas < wanted && told.reason.is_none() {
+                    let details = format!("{}: {told:?}", told.name);
+                    broken("not as asked for, and no reason why", details)?;
+                }
+                reasons.extend(told.reason);
+            }
+        }
+        Ok(reasons)
     }
 
     /// Nothing is there that belongs to nobody.

@@ -6,6 +6,7 @@ use super::asks::{Ask, app_name};
 use super::board::{NEVER, Time};
 use super::run::{Checked, Event, Run};
 use super::script::{Fall, Happening, Power, Verb};
+use super::tally;
 use crate::document::TrafficEntry;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{EnvironmentName, ReplicaName};
@@ -250,6 +251,9 @@ impl Run {
         };
         self.note(|| format!("  {name}: {:?}", done.as_ref().map_err(|refused| &refused.message)));
         if done.is_ok() {
+            if verb == Verb::Restart {
+                tally::add(&mut self.tally, "restart by hand");
+            }
             self.agent.memory.desired_changed(name);
             self.agent.state.apps.insert(record.name.clone(), record);
         }

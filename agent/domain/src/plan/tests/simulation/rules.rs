@@ -1,74 +1,20 @@
-//! What must hold whatever happens, looked at in every round.
+//! What must hold of steps, of the traffic and of what runs, looked at in every round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::board::Time;
 use super::run::{Checked, Run, Violation, broken};
-use crate::document::{RevisionsMode, UpdateStrategy};
+use super::wants::{asked, is_recreated, is_single};
+use crate::document::RevisionsMode;
 use crate::model::{AppName, ReplicaName, RevisionName};
-use crate::plan::{Action, Doing, Fleet};
-use crate::replica::{ContainerState, ObservedReplica};
+use crate::plan::Fleet;
+use crate::replica::ContainerState;
 use crate::route::RouteTable;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
 /// A sleep of this length is long enough to look what would be planned in it.
 const SLEEP: Time = 1_000;
-
-/// How many replicas a revision is asked to have, told from the documents alone.
-pub(super) fn asked(record: &AppRecord, revision: &RevisionRecord) -> u32 {
-    if record.removed || record.stopped || !revision.active {
-        return 0;
-    }
-    let scale = &revision.template.scale;
-    let most = record.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
-    let least = record.scale.min_replicas.unwrap_or(scale.min_replicas).min(most);
-    record.scale.replicas.unwrap_or(least.max(1))
-}
-
-/// Its newest template was tried and given up.
-pub(super) fn was_rolled_back(record: &AppRecord) -> bool {
-    record.latest().is_some_and(|latest| latest.phase == Phase::RolledBack)
-}
-
-pub(super) fn is_single(record: &AppRecord) -> bool {
-    let document = record.document();
-    document.is_some_and(|document| {
-        document.configuration.active_revisions_mode == RevisionsMode::Single
-    })
-}
-
-/// The one before it has to go first: the document wants it so, or a device does.
-fn is_recreated(record: &AppRecord, revision: &RevisionRecord) -> bool {
-    let document = record.document_of(revision);
-    let devices = &revision.template.extras.devices;
-    let shared = record.revisions.iter().any(|other| {
-        let theirs = &other.template.extras.devices;
-        other.active
-            && other.name != revision.name
-            && theirs.iter().any(|one| devices.iter().any(|own| own.host_path == one.host_path))
-    });
-    shared || document.is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
-}
-
-/// How many replicas a revision must keep while others are on their way.
-pub(super) fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
-    let asked = asked(record, revision);
-    if !is_single(record) || revision.phase != Phase::Committed {
-        return asked;
-    }
-    let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
-    let least = newer.filter(|one| one.active).map(|one| match one.phase {
-        Phase::Starting | Phase::Probation if is_recreated(record, one) => 0,
-        Phase::Probation => 1,
-        Phase::Fetching
-        | Phase::Staged
-        | Phase::Starting
-        | Phase::Committed
-        | Phase::RolledBack => asked,
-    });
-    least.min().unwrap_or(asked).min(asked)
-}
 
 fn is_arrow(from: Phase, to: Phase) -> bool {
     use Phase::{Committed, Fetching, Probation, RolledBack, Staged, Starting};
@@ -166,210 +112,6 @@ impl Run {
         Ok(())
     }
 
-    /// Nothing that runs as it should is touched, and no more is started than asked for.
-    pub(super) fn check_actions(&self, actions: &[Action]) -> Checked {
-        if actions.is_empty() {
-            return Ok(());
-        }
-        let fleet = self.fleet();
-        let stops: BTreeSet<&ReplicaName> = actions
-            .iter()
-            .filter_map(|action| if let Action::Stop(name, _) = action { Some(name) } else { None })
-            .collect();
-        self.check_once(actions)?;
-        for action in actions {
-            match action {
-                Action::Fetch(_) | Action::Survey(..) => (),
-                Action::Start(order) => {
-                    let record = self.agent.state.apps.get(&order.app);
-                    let Some(record) = record else {
-                        return broken("starts what nobody asked for", order.replica.to_string());
-                    };
-                    self.check_bound(record, actions, &stops)?;
-                    let revision = record.revision(&order.revision);
-                    if is_single(record) && revision.is_some_and(|one| is_recreated(record, one)) {
-                        self.check_alone(record, &order.replica, &order.revision)?;
-                    }
-                }
-                Action::Restart(order, container, _) => {
-                    self.check_restart(&fleet, &order.replica, container)?;
-                }
-                Action::Stop(name, _) => self.check_stop(&fleet, name, &stops)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// What is being done is not ordered again, nor two things at once of one replica.
-    fn check_once(&self, actions: &[Action]) -> Checked {
-        let agent = &self.agent;
-        let mut replicas = BTreeSet::new();
-        for action in actions {
-            let (name, twice) = match action {
-                Action::Fetch(order) => {
-                    if agent.fetching.contains(&order.revision) {
-                        return broken("ordered twice", order.revision.to_string());
-                    }
-                    continue;
-                }
-                Action::Survey(app, _) => {
-                    if agent.surveying.contains(app) {
-                        return broken("ordered twice", app.to_string());
-                    }
-                    continue;
-                }
-                Action::Start(order) => {
-                    let known = agent.sight.replicas.contains_key(&order.replica);
-                    (&order.replica, known || agent.doing.contains_key(&order.replica))
-                }
-                Action::Restart(order, ..) => {
-                    (&order.replica, agent.doing.contains_key(&order.replica))
-                }
-                Action::Stop(name, _) => {
-                    let doing = agent.doing.get(name);
-                    (name, matches!(doing, Some(Doing::Stopping | Doing::Restarting(_))))
-                }
-            };
-            if twice || !replicas.insert(name) {
-                return broken("ordered twice", name.to_string());
-            }
-        }
-        Ok(())
-    }
-
-    fn check_bound(
-        &self,
-        record: &AppRecord,
-        actions: &[Action],
-        stops: &BTreeSet<&ReplicaName>,
-    ) -> Checked {
-        let mut asks: Vec<u32> =
-            record.revisions.iter().map(|revision| asked(record, revision)).collect();
-        if is_single(record) {
-            // The newest, and one that it takes over from.
-            let latest = asks.pop().unwrap_or(0);
-            let before = asks.into_iter().max().unwrap_or(0);
-            // A new one comes with as many as the one before it has. That may be on trial still, and the one before
-            // that keeps a replica until this is over.
-            let on_trial = record.revisions.iter().any(|one| one.phase == Phase::Probation);
-            asks = vec![latest.max(before), before, u32::from(on_trial)];
-        }
-        let allowed: u32 = asks.into_iter().sum();
-        let stopping = |name: &ReplicaName| {
-            stops.contains(name) || matches!(self.agent.doing.get(name), Some(Doing::Stopping))
-        };
-        let seen = self.agent.sight.replicas.iter().filter(|(name, seen)| {
-            // Those from before a restart go when their successors are there.
-            let revision = record.revision(&seen.revision);
-            let outdated = revision.is_some_and(|one| one.is_earlier_mark(seen.template_digest));
-            let counts = seen.app == record.name && self.is_of_this_boot(name, seen);
-            counts && !outdated && !stopping(name)
-        });
-        let starting = self.agent.doing.iter().filter(|(name, doing)| match doing {
-            Doing::Starting(order) | Doing::Restarting(order) => {
-                let unseen = !self.agent.sight.replicas.contains_key(*name);
-                order.app == record.name && unseen && !stopping(name)
-            }
-            Doing::Stopping => false,
-        });
-        let starts = actions
-            .iter()
-            .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
-        let count = seen.count() + starting.count() + starts.count();
-        if (allowed as usize) < count {
-            let details = format!("{count} of {} where {allowed} are allowed", record.name);
-            return broken("more than asked plus the surge", details);
-        }
-        Ok(())
-    }
-
-    /// A replica of an app that is recreated starts when those of its other revisions are gone.
-    fn check_alone(
-        &self,
-        record: &AppRecord,
-        name: &ReplicaName,
-        revision: &RevisionName,
-    ) -> Checked {
-        let other = self.board.replicas.iter().find(|(one, real)| {
-            *one != name
-                && real.lives()
-                && real.seen.app == record.name
-                && real.seen.revision != *revision
-        });
-        match other {
-            Some((other, _)) => {
-                broken("two revisions where one is to be recreated", format!("{name} and {other}"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn is_of_this_boot(&self, name: &ReplicaName, seen: &ObservedReplica) -> bool {
-        let agent = &self.agent;
-        let stands = agent.sight.namespaces.contains(name) || agent.doing.contains_key(name);
-        seen.boot == agent.settings.boot && stands
-    }
-
-    fn check_restart(&self, fleet: &Fleet<'_>, name: &ReplicaName, container: &str) -> Checked {
-        let seen = self.agent.sight.replicas.get(name);
-        let state = seen.and_then(|seen| seen.containers.get(container));
-        if !matches!(state, Some(ContainerState::Running { .. })) {
-            return Ok(());
-        }
-        let views = seen.map(|seen| fleet.replicas(&seen.revision)).unwrap_or_default();
-        let view = views.iter().find(|view| view.name == *name);
-        let health = view.and_then(|view| view.health);
-        if health.is_some_and(|health| health.unhealthy.iter().any(|one| one == container)) {
-            return Ok(());
-        }
-        broken("restarts what runs", format!("{container} of {name}"))
-    }
-
-    fn check_stop(
-        &self,
-        fleet: &Fleet<'_>,
-        name: &ReplicaName,
-        stops: &BTreeSet<&ReplicaName>,
-    ) -> Checked {
-        let agent = &self.agent;
-        let Some(seen) = agent.sight.replicas.get(name) else { return Ok(()) };
-        if !self.is_of_this_boot(name, seen) {
-            return Ok(());
-        }
-        let Some(record) = agent.state.apps.get(&seen.app) else { return Ok(()) };
-        let Some(revision) = record.revision(&seen.revision) else { return Ok(()) };
-        let home = record.document_of(revision).map(|document| &document.environment);
-        let moved = home != Some(&seen.environment);
-        let current = revision.mark() == seen.template_digest;
-        if !current && !revision.is_earlier_mark(seen.template_digest) {
-            return Ok(());
-        }
-        let running = |state: &ContainerState| matches!(state, ContainerState::Running { .. });
-        let wanted = kept(record, revision) as usize;
-        if moved || wanted == 0 || !seen.containers.values().all(running) {
-            return Ok(());
-        }
-        let views = fleet.replicas(&revision.name);
-        let kept = || views.iter().filter(|view| !stops.contains(&view.name) && !view.outdated);
-        let ready = views.iter().any(|view| view.name == *name && view.ready);
-        if !current
-            && !is_recreated(record, revision)
-            && kept().filter(|one| one.ready).count() < wanted
-        {
-            return broken("stops one from before a restart too early", name.to_string());
-        }
-        if !current && revision.refetch && !revision.images.is_empty() {
-            return broken("stops before its successor can start", name.to_string());
-        }
-        if current && kept().count() < wanted {
-            return broken("stops what runs as it should", name.to_string());
-        }
-        if current && ready && kept().any(|view| !view.ready) {
-            return broken("stops a ready one and keeps one that is not", name.to_string());
-        }
-        Ok(())
-    }
-
     /// Requests go to replicas that are ready, and to a revision that has proved itself where there is one.
     pub(super) fn check_routes(&self, fleet: &Fleet<'_>, routes: &RouteTable) -> Checked {
         for service in routes.environments.values().flat_map(|routes| routes.apps.values()) {
@@ -438,9 +180,12 @@ impl Run {
 
     /// The app is to run, and the replica is where it is to run.
     fn is_to_serve(&self, record: &AppRecord, name: &ReplicaName) -> bool {
-        let wanted = 0 < record.wanted_replicas().count();
-        let home = record.in_force().map(|document| &document.environment);
         let seen = self.board.replicas.get(name).map(|real| &real.seen);
+        // One that failed serves no more, though some of its replicas could.
+        let failed = seen.and_then(|seen| record.revision(&seen.revision));
+        let failed = failed.is_some_and(|one| one.phase == Phase::RolledBack);
+        let wanted = 0 < record.wanted_replicas().count() && !failed;
+        let home = record.in_force().map(|document| &document.environment);
         let health = self.agent.health.get(name);
         wanted
             && health.is_some_and(|health| health.ready && health.unhealthy.is_empty())

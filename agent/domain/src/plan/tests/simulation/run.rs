@@ -8,6 +8,7 @@ use super::asks::{Ask, app_name};
 use super::board::{Board, Time};
 use super::dice::Dice;
 use super::script::{Fall, Happening, Point, Script};
+use super::tally::{self, Tally};
 use crate::model::{AppName, EnvironmentName, ReplicaName};
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder};
 use crate::rollout::Step;
@@ -149,6 +150,7 @@ pub(super) struct Run {
     pub(super) proved: BTreeSet<ReplicaName>,
     /// The last document that was accepted of each app.
     pub(super) asked: BTreeMap<usize, Ask>,
+    pub(super) tally: Tally,
     pub(super) trace: Option<Vec<String>>,
 }
 
@@ -170,6 +172,7 @@ impl Run {
             calm: false,
             proved: BTreeSet::new(),
             asked: BTreeMap::new(),
+            tally: Tally::new(),
             trace,
         };
         run.at(0, Event::AgentStarts);
@@ -188,8 +191,9 @@ impl Run {
         let mut forced = false;
         for (number, ask) in self.asked.clone() {
             let record = self.agent.state.apps.get(&app_name(number));
-            if record.is_some_and(|record| super::rules::was_rolled_back(record)) {
+            if record.is_some_and(|record| super::wants::was_rolled_back(record)) {
                 forced = true;
+                tally::add(&mut self.tally, "forced");
                 let ask = Ask { force: true, deadline: ask.deadline + 600, ..ask };
                 self.at(from + 1, Event::Happens(Happening::Send(number, ask)));
             }
@@ -268,6 +272,7 @@ impl Run {
             return false;
         };
         self.ambush = None;
+        tally::add(&mut self.tally, "falls");
         self.note(|| format!("falls at {point:?}: {fall:?}"));
         self.fall(fall, away);
         true

@@ -1,0 +1,45 @@
+//! How often things happened, over all runs: rules that are never put to the test hold without a reason.
+
+use std::collections::BTreeMap;
+
+/// Counts by what happened.
+pub(super) type Tally = BTreeMap<&'static str, u64>;
+
+/// What must have happened in 10,000 runs, and how often at least.
+const EXPECTED: &[(&str, u64)] = &[
+    ("RevisionOnTrial", 2_000),
+    ("RevisionCommitted", 1_000),
+    ("RevisionRolledBack", 1_000),
+    ("RevisionRetired", 1_000),
+    ("DeviceBusy", 300),
+    ("WaitingForStop", 300),
+    ("InsufficientMemory", 20),
+    ("LockedByApp", 20),
+    ("WaitingForWindow", 300),
+    ("falls", 1_000),
+    ("forced", 300),
+    ("late start", 20),
+    ("restart by hand", 300),
+];
+
+/// Adds one to a count.
+pub(super) fn add(tally: &mut Tally, what: &'static str) {
+    *tally.entry(what).or_default() += 1;
+}
+
+/// The sum of two.
+pub(super) fn sum(mut one: Tally, other: Tally) -> Tally {
+    for (what, count) in other {
+        *one.entry(what).or_default() += count;
+    }
+    one
+}
+
+/// What happened less often in so many runs than it should.
+pub(super) fn seldom(tally: &Tally, runs: u64) -> Vec<String> {
+    let missing = EXPECTED.iter().filter_map(|(what, least)| {
+        let (count, least) = (tally.get(what).copied().unwrap_or(0), least * runs / 10_000);
+        (count < least).then(|| format!("{what}: {count} of {least}"))
+    });
+    missing.collect()
+}

@@ -1,0 +1,61 @@
+//! What is asked of an app and its revisions, told from the documents alone: the planner is measured by it, so it must not
+//! be asked.
+
+use crate::document::{RevisionsMode, UpdateStrategy};
+use crate::state::{AppRecord, RevisionRecord};
+use crate::status::Phase;
+
+/// How many replicas a revision is asked to have, told from the documents alone.
+pub(super) fn asked(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+    if record.removed || record.stopped || !revision.active {
+        return 0;
+    }
+    let scale = &revision.template.scale;
+    let most = record.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
+    let least = record.scale.min_replicas.unwrap_or(scale.min_replicas).min(most);
+    record.scale.replicas.unwrap_or(least.max(1))
+}
+
+/// Its newest template was tried and given up.
+pub(super) fn was_rolled_back(record: &AppRecord) -> bool {
+    record.latest().is_some_and(|latest| latest.phase == Phase::RolledBack)
+}
+
+pub(super) fn is_single(record: &AppRecord) -> bool {
+    let document = record.document();
+    document.is_some_and(|document| {
+        document.configuration.active_revisions_mode == RevisionsMode::Single
+    })
+}
+
+/// The one before it has to go first: the document wants it so, or a device does.
+pub(super) fn is_recreated(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let document = record.document_of(revision);
+    let devices = &revision.template.extras.devices;
+    let shared = record.revisions.iter().any(|other| {
+        let theirs = &other.template.extras.devices;
+        other.active
+            && other.name != revision.name
+            && theirs.iter().any(|one| devices.iter().any(|own| own.host_path == one.host_path))
+    });
+    shared || document.is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
+}
+
+/// How many replicas a revision must keep while others are on their way.
+pub(super) fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
+    let asked = asked(record, revision);
+    if !is_single(record) || revision.phase != Phase::Committed {
+        return asked;
+    }
+    let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
+    let least = newer.filter(|one| one.active).map(|one| match one.phase {
+        Phase::Starting | Phase::Probation if is_recreated(record, one) => 0,
+        Phase::Probation => 1,
+        Phase::Fetching
+        | Phase::Staged
+        | Phase::Starting
+        | Phase::Committed
+        | Phase::RolledBack => asked,
+    });
+    least.min().unwrap_or(asked).min(asked)
+}
