@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use system_tests::{
-    Board, Client, Document, Image, LONG, PAUSE, SHORT, Shared, Stage, eventually, now, pause,
-    tells,
+    Board, Client, Document, Image, LONG, SHORT, Shared, Stage, eventually, now, pause, tells,
 };
 
 static STAGE: Shared<Stage> = Shared::new();
@@ -401,7 +400,7 @@ fn a_single_writer_is_gone_before_the_next_one_comes() -> Result<()> {
         if over < now() {
             bail!("not committed: {status}");
         }
-        pause(PAUSE);
+        pause(Duration::from_millis(20));
     }
     // One that fails gives its place back.
     stage.control.desire("lone", crashing(3).skerry("updateStrategy", "recreate"))?;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::World;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
-use crate::replica::{ContainerState, Survey, Trouble};
+use crate::replica::{ContainerState, Listener, Survey, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -25,6 +25,8 @@ pub struct Memory {
     /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
     been_ready: BTreeMap<RevisionName, Moment>,
     surveys: BTreeMap<AppName, Surveyed>,
+    /// Where replicas listen whose port was found closed.
+    listeners: BTreeMap<ReplicaName, Vec<Listener>>,
 }
 
 /// What was last measured for an app.
@@ -114,6 +116,7 @@ impl Memory {
             world.observed.contains_key(name) || world.doing.contains_key(name)
         };
         self.containers.retain(|name, _| there(name));
+        self.listeners.retain(|name, _| there(name));
         self.started_here.retain(there);
         self.surveys.retain(|name, _| state.apps.contains_key(name));
         let all = state.apps.values().flat_map(|app| &app.revisions);
@@ -167,6 +170,15 @@ impl Memory {
     /// When a revision was last asked to be something else than before, by this run of the agent.
     pub(crate) fn changed(&self, revision: &RevisionName) -> Option<Moment> {
         self.trials.get(revision).and_then(|known| known.changed)
+    }
+
+    /// A replica whose port was found closed listens there.
+    pub fn listens(&mut self, replica: ReplicaName, listeners: Vec<Listener>) {
+        self.listeners.insert(replica, listeners);
+    }
+
+    pub(crate) fn listeners(&self, replica: &ReplicaName) -> &[Listener] {
+        self.listeners.get(replica).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The board was measured for an app, or could not be.
