@@ -82,26 +82,27 @@ fn help_names_every_command() {
         Usage: skerry [OPTIONS] <COMMAND>
 
         Commands:
-          agent        Run the agent
-          check        Check a document without an agent
-          apply        Apply a document
-          delete       Remove an app
-          apps         List the apps
-          show         Show one app with its revisions and replicas
-          revisions    List an app's revisions, newest first
-          replicas     List an app's replicas, newest first
-          revision     Activate, deactivate, restart or copy a revision
-          traffic      Show or change which revision gets how much of an app's traffic
-          logs         Print what an app's containers wrote
-          events       Print the latest of what happened on the device
-          images       List or import images
-          explain      Say why an app is not as asked for, or what a reason means
-          start        Start an app that was stopped
-          stop         Stop an app and keep its definition
-          scale        Set or clear an app's scale target
-          secret       Set, list or remove the values of an app's secrets
-          status       Show the state of the device
-          completions  Print a completion script
+          agent         Run the agent
+          check         Check a document without an agent
+          apply         Apply a document
+          delete        Remove an app
+          apps          List the apps
+          show          Show one app with its revisions and replicas
+          revisions     List an app's revisions, newest first
+          replicas      List an app's replicas, newest first
+          revision      Activate, deactivate, restart or copy a revision
+          traffic       Show or change which revision gets how much of an app's traffic
+          logs          Print what an app's containers wrote
+          events        Print the latest of what happened on the device
+          environments  List the environments and their storages
+          images        List or import images
+          explain       Say why an app is not as asked for, or what a reason means
+          start         Start an app that was stopped
+          stop          Stop an app and keep its definition
+          scale         Set or clear an app's scale target
+          secret        Set, list or remove the values of an app's secrets
+          status        Show the state of the device
+          completions   Print a completion script
 
         Options:
               --socket <PATH>    The agent's socket [env: SKERRY_SOCKET] [default: /run/skerry/agent.sock]

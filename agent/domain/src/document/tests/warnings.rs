@@ -64,7 +64,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
         &expect![[r#"
             5:30 properties.configuration.ingress.allowInsecure NotYetSupported: not acted on yet: HTTP is served without a redirect until the board has a certificate
             5:64 properties.configuration.ingress.stickySessions.affinity NotYetSupported: not acted on yet: each request goes to the least busy replica
-            5:82 properties.configuration.ingress.traffic NotYetSupported: not acted on yet: all traffic goes to the newest revision that is ready
         "#]],
     );
     warned(
@@ -75,8 +74,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
             7:37 properties.configuration.runtime.java.enableMetrics Unsupported: no metrics are collected from Java
             8:14 properties.configuration.service Unsupported: the development service "redis" is Azure's; run it as an app
             9:23 properties.configuration.identitySettings NoMeaningHere: managed identities are Azure's; ignored
-            10:18 properties.configuration.targetLabel NotYetSupported: not acted on yet: labels come with a later release
-            11:26 properties.configuration.activeRevisionsMode NotYetSupported: not acted on yet: taken as Single, so that the newest ready revision serves alone
             12:38 properties.configuration.secrets[0].keyVaultUrl Unsupported: Azure Key Vault is not asked; set the value with `skerry secret set`
         "#]],
     );
@@ -100,7 +97,9 @@ fn how_much_may_be_written_follows_from_the_cores_and_is_told() {
         "hello:1, resources: {cpu: 0.5, ephemeralStorage: 1Gi}}\n    volumes: [{name: a, mountOptions: 'size=3Gi'}, {name: b, mountOptions: 'size=1Gi,ro'}, {name: c, mountOptions: 'uid=7'}]\n    x: {",
         &expect![[r#"
             8:78 properties.template.containers[0].resources.ephemeralStorage ReadOnly: ignored: it follows from the cores, 2Gi for 0.50 of them
+            9:39 properties.template.volumes[0].mountOptions UnknownKey: "size" is not an option that is known here; ignored
             9:39 properties.template.volumes[0].mountOptions InvalidValue: taken as 2Gi, the most for 0.50 cores
+            9:76 properties.template.volumes[1].mountOptions UnknownKey: "size" is not an option that is known here; ignored
             9:116 properties.template.volumes[2].mountOptions Unsupported: "uid=7" means nothing to an EmptyDir; ro and size= do
             10:8 properties.template.x UnknownKey: "x" is not a key of the schema
         "#]],
@@ -138,9 +137,6 @@ fn the_skerry_block_is_no_exception() {
             "{force: true, updateStrategy: recreate, probationSeconds: 5, standby: frozen, updateWindow: {cron: '0 2 * * *', durationMinutes: 9}, devices: [{hostPath: /dev/a}], capabilities: {add: [NET_ADMIN]}, probes: {main: {liveness: {exec: {command: [a]}}}}}",
         ),
         &expect![[r#"
-            3:17 skerry.force NotYetSupported: not acted on yet
-            3:39 skerry.updateStrategy NotYetSupported: not acted on yet: the new revision starts beside the old one
-            3:67 skerry.probationSeconds NotYetSupported: not acted on yet: the old revision stops once the new one is ready
             3:79 skerry.standby NotYetSupported: not acted on yet: no replica waits at zero
         "#]],
     );
