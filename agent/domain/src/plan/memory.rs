@@ -45,6 +45,8 @@ struct Trial {
     first_seen: Moment,
     /// When it was last asked to be something else.
     changed: Option<Moment>,
+    /// When it was last asked to listen on another port: what was probed before says nothing any more.
+    moved: Option<Moment>,
     off: bool,
     environment: Option<EnvironmentName>,
     port: Option<u16>,
@@ -58,6 +60,7 @@ impl Trial {
         Self {
             first_seen: now,
             changed: None,
+            moved: None,
             off: rollout::allowed(app, revision) == 0,
             environment: document.map(|document| document.environment.clone()),
             port: ingress.map(|ingress| ingress.target_port),
@@ -139,7 +142,8 @@ impl Memory {
             return;
         };
         if !known.is_as(&trial) {
-            *known = Trial { first_seen: known.first_seen, changed: Some(now), ..trial };
+            let moved = if known.port == trial.port { known.moved } else { Some(now) };
+            *known = Trial { first_seen: known.first_seen, changed: Some(now), moved, ..trial };
             self.been_ready.remove(&revision.name);
         }
     }
@@ -179,6 +183,9 @@ impl Memory {
 
     pub(crate) fn listeners(&self, replica: &ReplicaName) -> &[Listener] {
         self.listeners.get(replica).map(Vec::as_slice).unwrap_or_default()
+    /// When a revision was last asked to listen on another port, by this run of the agent.
+    pub(crate) fn moved(&self, revision: &RevisionName) -> Option<Moment> {
+        self.trials.get(revision).and_then(|known| known.moved)
     }
 
     /// The board was measured for an app, or could not be.

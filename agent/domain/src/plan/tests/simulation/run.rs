@@ -14,7 +14,7 @@ use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder};
 use crate::rollout::Step;
 
 /// After the last happening there is time for every back-off, deadline and probation.
-const CALM: Time = 40 * 60_000;
+const CALM: Time = 25 * 60_000;
 
 /// More events at one instant than anything calls for.
 const MOST_AT_ONCE: u32 = 400;
@@ -191,7 +191,7 @@ impl Run {
         let mut forced = false;
         for (number, ask) in self.asked.clone() {
             let record = self.agent.state.apps.get(&app_name(number));
-            if record.is_some_and(|record| super::wants::was_rolled_back(record)) {
+            if record.is_some_and(super::wants::was_rolled_back) {
                 forced = true;
                 tally::add(&mut self.tally, "forced");
                 let ask = Ask { force: true, deadline: ask.deadline + 600, ..ask };
