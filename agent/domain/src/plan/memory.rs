@@ -183,6 +183,8 @@ impl Memory {
 
     pub(crate) fn listeners(&self, replica: &ReplicaName) -> &[Listener] {
         self.listeners.get(replica).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// When a revision was last asked to listen on another port, by this run of the agent.
     pub(crate) fn moved(&self, revision: &RevisionName) -> Option<Moment> {
         self.trials.get(revision).and_then(|known| known.moved)
