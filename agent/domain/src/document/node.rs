@@ -10,6 +10,7 @@ use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Options, Spanned};
 
 use super::findings::{Finding, quoted};
+use super::parse::MAX_DOCUMENT_BYTES;
 use crate::reason::Reason;
 
 /// ACA's deepest path has 11 steps, and an ARM template lies around it with two more.
@@ -22,6 +23,8 @@ const MAX_KEYS: usize = 1_000;
 const MAX_ALIASES: usize = 1_000;
 /// What all aliases together may repeat; a bomb stops here.
 const MAX_REPEATED: usize = 20_000;
+/// Text that a document may come to: the aliases of one that people wrote repeat little of it.
+const MAX_TEXT_BYTES: usize = 4 * MAX_DOCUMENT_BYTES;
 
 /// Line and column, where they are known.
 pub(super) type Position = Option<(u64, u64)>;
@@ -100,6 +103,7 @@ fn options() -> Options {
             max_anchors: MAX_ALIASES,
             max_documents: 1,
             max_merge_keys: MAX_KEYS,
+            max_total_scalar_bytes: MAX_TEXT_BYTES,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: MAX_REPEATED,
@@ -120,6 +124,7 @@ const IN_OTHER_WORDS: &[(&str, &str)] = &[
     ("Alias", "there are more aliases than a document may hold"),
     ("Anchors {", "there are more anchors than a document may hold"),
     ("MergeKeys {", "there are more merge keys than a document may hold"),
+    ("ScalarBytes {", "its aliases, written out, have more than 1 MiB of text"),
     ("Nodes {", "there are more values than a document may hold"),
     ("Events {", "there are more values than a document may hold"),
     ("budget breached", "there is more than a document may hold"),
@@ -142,7 +147,9 @@ fn syntax_error(error: &serde_saphyr::Error, text: &str) -> Finding {
         Some((line, column)) => format!("line {line}, column {column}: {message}"),
         None => message,
     };
-    Finding { path: String::new(), reason: Reason::InvalidSyntax, message, position }
+    let too_large = words.contains("ScalarBytes {");
+    let reason = if too_large { Reason::DocumentTooLarge } else { Reason::InvalidSyntax };
+    Finding { path: String::new(), reason, message, position }
 }
 
 /// The parser's own words without the place, which stands elsewhere, and what probably helps.

@@ -68,6 +68,19 @@ fn the_largest_document_is_accepted_and_the_next_one_is_not() {
 }
 
 #[test]
+fn aliases_that_repeat_a_long_text_are_refused_before_they_are_written_out() {
+    let long = "x".repeat(64 * 1024);
+    let text = format!("{SMALL}tags:\n- &v {long}\n{}", "- *v\n".repeat(1000));
+    let error = parse(text.as_bytes()).document.unwrap_err().remove(0);
+    assert_eq!(error.reason, Reason::DocumentTooLarge);
+    assert!(
+        error.message.ends_with(": its aliases, written out, have more than 1 MiB of text"),
+        "{}",
+        error.message
+    );
+}
+
+#[test]
 fn names() {
     broken(
         "name: hello",

@@ -123,14 +123,16 @@ fn everything_else_is_kept() {
 
 #[test]
 fn aliases_that_would_fill_the_disk_are_refused() {
-    let long = "x".repeat(40_000);
-    let repeated = "*long,".repeat(60);
-    let text = format!(
-        "{}\ntags: {{a: &long {long}}}\nmore: [{repeated}]\n",
-        with_secrets("[{name: a, value: hunter2}]")
-    );
-    let refused = withhold(text.as_bytes()).unwrap_err();
-    assert_eq!(refused.reason, crate::reason::Reason::DocumentTooLarge, "{}", refused.message);
+    // Quotes have two bytes each where they are kept.
+    for (long, times) in [("x", 60), ("\"", 20)] {
+        let (long, repeated) = (long.repeat(40_000), "*long,".repeat(times));
+        let text = format!(
+            "{}\ntags: {{a: &long '{long}'}}\nmore: [{repeated}]\n",
+            with_secrets("[{name: a, value: hunter2}]")
+        );
+        let refused = withhold(text.as_bytes()).unwrap_err();
+        assert_eq!(refused.reason, crate::reason::Reason::DocumentTooLarge, "{}", refused.message);
+    }
 }
 
 #[test]
