@@ -284,7 +284,7 @@ fn restart_all(
     revision: &RevisionRecord,
     replicas: &[&ReplicaView<'_>],
     world: World<'_>,
-    memory: &Memory,
+    memory: &mut Memory,
     plan: &mut Plan,
 ) {
     for replica in replicas {
@@ -374,7 +374,7 @@ fn restart_containers(
     revision: &RevisionRecord,
     replica: &ReplicaView<'_>,
     world: World<'_>,
-    memory: &Memory,
+    memory: &mut Memory,
     plan: &mut Plan,
 ) {
     if replica.doing.is_some() {
@@ -386,11 +386,19 @@ fn restart_containers(
             plan.wake(at);
             continue;
         }
-        if let Some(order) = orders::existing(record, revision, replica, world) {
-            let own = replica.health.and_then(|health| health.graces.get(container)).copied();
-            let grace = own.unwrap_or_else(|| grace(revision));
-            plan.actions.push(Action::Restart(Arc::new(order), container.to_owned(), grace));
-            return; // one at a time: the others follow when this one is done
+        match orders::existing(record, revision, replica, world) {
+            Ok(Some(order)) => {
+                let own = replica.health.and_then(|health| health.graces.get(container)).copied();
+                let grace = own.unwrap_or_else(|| grace(revision));
+                plan.actions.push(Action::Restart(Arc::new(order), container.to_owned(), grace));
+                return; // one at a time: the others follow when this one is done
+            }
+            // The network of its environment does not stand yet: the loop calls again when it does.
+            Ok(None) => (),
+            Err(trouble) => {
+                memory.note(&revision.name, trouble);
+                return;
+            }
         }
     }
 }

@@ -48,9 +48,7 @@ pub(super) fn fresh(
     let Some(subnet) = world.subnets.get(&document.environment) else {
         return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
     };
-    check_secrets(record, document, revision)?;
-    world.settings.allowances.still_permit(&revision.template.extras)?;
-    storages::check(&document.environment, &revision.template, world)?;
+    check(record, document, revision, world)?;
     let mut taken = fleet::addresses(world);
     taken.extend(memory.last_address(&document.environment));
     let last = memory.last_address(&document.environment);
@@ -62,17 +60,32 @@ pub(super) fn fresh(
     Ok(order(record, revision, name, address, world))
 }
 
-/// The order that a running replica was made by.
+/// The order that a running replica was made by, to start one of its containers afresh. That container is as new as one
+/// of a new replica: it gets nothing that the owner has taken back, and is not ended where it could not start again.
 pub(super) fn existing(
     record: &AppRecord,
     revision: &RevisionRecord,
     replica: &ReplicaView<'_>,
     world: World<'_>,
-) -> Option<ReplicaOrder> {
+) -> Result<Option<ReplicaOrder>, Trouble> {
+    let Some(document) = record.document_of(revision) else { return Ok(None) };
+    check(record, document, revision, world)?;
     let mark = replica.observed.map_or(revision.mark(), |observed| observed.template_digest);
-    let order = order(record, revision, replica.name.clone(), replica.address, world)?;
+    let order = order(record, revision, replica.name.clone(), replica.address, world);
     // A container that is started afresh stays one of its replica, be that from before a restart.
-    Some(ReplicaOrder { template_digest: mark, ..order })
+    Ok(order.map(|order| ReplicaOrder { template_digest: mark, ..order }))
+}
+
+/// What a replica needs is there, and its owner still allows it.
+fn check(
+    record: &AppRecord,
+    document: &AppDocument,
+    revision: &RevisionRecord,
+    world: World<'_>,
+) -> Result<(), Trouble> {
+    check_secrets(record, document, revision)?;
+    world.settings.allowances.still_permit(&revision.template.extras)?;
+    storages::check(&document.environment, &revision.template, world)
 }
 
 fn order(

@@ -1,3 +1,4 @@
-//! The decision under test: it is played out, thousands of times.
+//! The decision under test: it is looked at alone, and played out thousands of times.
 
+mod restarts;
 mod simulation;
