@@ -106,25 +106,30 @@ pub fn keep<D: Kind>(
     })
 }
 
-/// Forgets the values of documents that no document lists any more: neither the one in force, nor one that still holds
-/// for a revision. What a person set stays.
-pub fn forget_unlisted(record: &mut AppRecord) {
+/// The names that documents of an app list: the one in force, and those that still hold for a revision.
+pub fn listed(record: &AppRecord) -> BTreeSet<String> {
     let held = record.revisions.iter().filter_map(|revision| revision.held.as_ref());
     let documents = record.accepted.iter().chain(held);
-    let listed: BTreeSet<String> = documents
-        .flat_map(|accepted| &accepted.document.configuration.secrets)
-        .map(|entry| entry.name.clone())
-        .collect();
+    let entries = documents.flat_map(|accepted| &accepted.document.configuration.secrets);
+    entries.map(|entry| entry.name.clone()).collect()
+}
+
+/// The same of a job.
+pub fn listed_of_job(record: &JobRecord) -> BTreeSet<String> {
+    let entries =
+        record.accepted.iter().flat_map(|accepted| &accepted.document.configuration.secrets);
+    entries.map(|entry| entry.name.clone()).collect()
+}
+
+/// Forgets the values of documents that no document lists any more. What a person set stays.
+pub fn forget_unlisted(record: &mut AppRecord) {
+    let listed = listed(record);
     record.secrets.retain(|name, secret| secret.by_hand || listed.contains(name));
 }
 
 /// The same for a job.
 pub fn forget_unlisted_of_job(record: &mut JobRecord) {
-    let documents = record.accepted.iter();
-    let listed: BTreeSet<String> = documents
-        .flat_map(|accepted| &accepted.document.configuration.secrets)
-        .map(|entry| entry.name.clone())
-        .collect();
+    let listed = listed_of_job(record);
     record.secrets.retain(|name, secret| secret.by_hand || listed.contains(name));
 }
 

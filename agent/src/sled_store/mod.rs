@@ -9,7 +9,8 @@
 //! and rebuilt from the copy, so that the agent always starts. sled's own flush leaves metadata and the drive's cache
 //! to chance, so each commit ends with an fsync of its file. Nothing is written while nothing changes.
 //!
-//! Values of secrets are sealed in both. A key that is lost costs the values, and nothing else.
+//! Values of secrets are sealed in both. A key that is lost costs the values, and nothing else; they are kept as they are
+//! for as long as they are wanted, and come back with it.
 
 mod record;
 mod seal;
@@ -72,7 +73,7 @@ impl SledStore {
     /// Opens the store in `dir`, or rebuilds it. Fails only where the folder cannot be used at all. The first of `keys`
     /// seals, the others open what they sealed before.
     pub fn open(dir: &Path, keys: &[RecordKey]) -> Result<(Self, Loaded), StoreError> {
-        let seal = Seal::new(keys);
+        let mut seal = Seal::new(keys);
         let made = fs::create_dir_all(dir).and_then(|()| sync_dir(dir));
         made.map_err(|error| failed("make the folder", dir, &error))?;
         let mut of_copy = Reader::new(&seal);
@@ -93,7 +94,8 @@ impl SledStore {
         let (mut state, outbox) =
             record::load(apps, jobs, environments, device, outbox, &mut reader);
         let copy = copy.filter(|(_, copied)| sequence < *copied);
-        let Reader { lost, moved, .. } = if copy.is_some() { of_copy } else { reader };
+        let Reader { lost, unopened, moved, .. } = if copy.is_some() { of_copy } else { reader };
+        seal.unopened = unopened;
         let mut store = Self {
             dir: dir.to_owned(),
             trees: Some(trees),
@@ -155,6 +157,8 @@ impl SledStore {
             return Err(full_or_failed(&error));
         }
         (self.sequence, self.state) = (sequence, state);
+        changes.apps.iter().for_each(|app| self.seal.forget(&record::owner_app(app)));
+        changes.jobs.iter().for_each(|job| self.seal.forget(&record::owner_job(job)));
         if desired {
             snapshot::publish(&path).map_err(|error| failed("rename", &path, &error))?;
         }

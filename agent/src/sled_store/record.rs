@@ -21,7 +21,7 @@ use domain::status::{Phase, Source};
 use skerry_proto::record as stored;
 use tracing::warn;
 
-use super::seal::{Reader, Seal};
+use super::seal::{Owner, Reader, Seal};
 use super::{DEVICE_KEY, device_message, unversioned, versioned};
 
 /// Everything the trees hold. A record that cannot be read is left out and said: one bad record must not take the
@@ -110,6 +110,24 @@ fn job_owner(name: &str) -> String {
     format!("jobs/{name}")
 }
 
+/// An app as an owner of secrets.
+pub(super) fn owner_app(app: &AppRecord) -> Owner<'_> {
+    Owner {
+        name: app_owner(app.name.as_str()),
+        secrets: &app.secrets,
+        listed: (!app.removed).then(|| secrets::listed(app)),
+    }
+}
+
+/// A job as an owner of secrets.
+pub(super) fn owner_job(job: &JobRecord) -> Owner<'_> {
+    Owner {
+        name: job_owner(job.name.as_str()),
+        secrets: &job.secrets,
+        listed: (!job.removed).then(|| secrets::listed_of_job(job)),
+    }
+}
+
 /// An app as it is stored.
 pub(super) fn app_message(app: &AppRecord, seal: &Seal) -> stored::App {
     stored::App {
@@ -136,7 +154,7 @@ pub(super) fn app_message(app: &AppRecord, seal: &Seal) -> stored::App {
         next_revision: app.next_revision,
         received: received_message(&app.received),
         removed: app.removed,
-        secrets: seal.close(&app_owner(app.name.as_str()), &app.secrets),
+        secrets: seal.close(&owner_app(app)),
         traffic: app.traffic.as_ref().map(|entries| stored::Split {
             entries: entries.iter().map(traffic_message).collect(),
         }),
@@ -176,7 +194,7 @@ pub(super) fn job_message(job: &JobRecord, seal: &Seal) -> stored::Job {
             .unwrap_or_default(),
         received: received_message(&job.received),
         removed: job.removed,
-        secrets: seal.close(&job_owner(job.name.as_str()), &job.secrets),
+        secrets: seal.close(&owner_job(job)),
     }
 }
 

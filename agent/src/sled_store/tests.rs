@@ -27,11 +27,15 @@ skerry: {generation: 7}
 ";
 
 fn record() -> AppRecord {
-    let parsed = intake::take_apart(DOCUMENT, Some("hello")).unwrap();
+    record_of(DOCUMENT)
+}
+
+fn record_of(payload: &[u8]) -> AppRecord {
+    let parsed = intake::take_apart(payload, Some("hello")).unwrap();
     let domain::document::Document::App(document) = parsed.document else { panic!("an app") };
     let incoming = Incoming {
         source: Source::Mqtt,
-        payload: DOCUMENT,
+        payload,
         force: false,
         allowances: &Allowances::default(),
     };

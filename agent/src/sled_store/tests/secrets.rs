@@ -6,6 +6,7 @@ use domain::replica::Secret;
 use domain::state::{JobRecord, StoredSecret};
 
 use super::*;
+use crate::sled_store::seal::Owner;
 
 const OTHER: RecordKey = RecordKey([8; 32]);
 const VALUE: &str = "hunter2-of-the-disk";
@@ -65,6 +66,78 @@ fn another_key_loses_the_values_and_nothing_else() {
     assert_eq!(again.state.apps.values().next(), Some(&with_secrets()));
 }
 
+/// A record whose document lists one of its two secrets.
+fn listing() -> AppRecord {
+    let text = std::str::from_utf8(DOCUMENT).unwrap();
+    let text = text.replace("configuration:\n", "configuration:\n    secrets: [{name: token}]\n");
+    AppRecord { secrets: with_secrets().secrets, ..record_of(text.as_bytes()) }
+}
+
+fn commit(store: &mut SledStore, app: AppRecord) {
+    store.commit(&Changes { apps: vec![app], ..Changes::default() }).unwrap();
+}
+
+#[test]
+fn values_outlast_what_is_written_while_their_key_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    commit(&mut open(dir.path()).unwrap().0, listing());
+    for n in 1..=2 {
+        let (mut store, loaded) = SledStore::open(dir.path(), &[OTHER]).unwrap();
+        assert_eq!(loaded.lost_secrets.len(), 2, "told at every start");
+        let app = loaded.state.apps.into_values().next().unwrap();
+        assert_eq!(app.secrets, [].into());
+        commit(&mut store, AppRecord { generation: 100 + n, ..app.clone() });
+        commit(&mut store, AppRecord { generation: 200 + n, ..app });
+    }
+    for rebuilt in [false, true] {
+        if rebuilt {
+            fs::remove_dir_all(dir.path().join("state")).unwrap();
+        }
+        let (_, loaded) = open(dir.path()).unwrap();
+        assert_eq!(loaded.lost_secrets, []);
+        let expected = AppRecord { generation: 202, ..listing() };
+        assert_eq!(loaded.state.apps.values().next(), Some(&expected), "rebuilt: {rebuilt}");
+    }
+}
+
+#[test]
+fn values_that_were_set_anew_or_given_up_do_not_come_back_with_their_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let after = |change: &dyn Fn(&mut SledStore, AppRecord)| {
+        commit(&mut open(dir.path()).unwrap().0, listing());
+        let (mut store, loaded) = SledStore::open(dir.path(), &[OTHER]).unwrap();
+        change(&mut store, loaded.state.apps.into_values().next().unwrap());
+        drop(store);
+        let (_, loaded) = SledStore::open(dir.path(), &[KEY, OTHER]).unwrap();
+        assert_eq!(loaded.lost_secrets, []);
+        let app = loaded.state.apps.into_values().next().unwrap();
+        let value = |(name, secret): (String, StoredSecret)| format!("{name}={}", secret.value.0);
+        app.secrets.into_iter().map(value).collect::<Vec<_>>().join(" ")
+    };
+    let anew = StoredSecret { value: Secret("anew".to_owned()), by_hand: true };
+    let set = after(&|store, mut app| {
+        app.secrets.insert("own".to_owned(), anew.clone());
+        commit(store, app.clone());
+        // What was set anew and then removed is gone.
+        app.secrets.insert("token".to_owned(), anew.clone());
+        commit(store, app.clone());
+        app.secrets.remove("token");
+        commit(store, app);
+    });
+    assert_eq!(set, "own=anew");
+    let unlisted = after(&|store, _| {
+        commit(store, record());
+        commit(store, AppRecord { secrets: [].into(), ..listing() });
+    });
+    assert_eq!(unlisted, format!("own={VALUE}"), "what a person set stays");
+    let removed = after(&|store, app| {
+        let gone = AppRecord { removed: true, accepted: None, revisions: Vec::new(), ..app };
+        commit(store, gone);
+        commit(store, AppRecord { secrets: [].into(), ..listing() });
+    });
+    assert_eq!(removed, "");
+}
+
 #[test]
 fn the_copy_is_sealed_by_the_same_key() {
     let dir = tempfile::tempdir().unwrap();
@@ -94,8 +167,9 @@ fn a_new_key_goes_on_opening_what_the_older_one_sealed() {
 fn a_sealed_value_opens_under_its_own_name_alone() {
     let seal = Seal::new(&[KEY]);
     let secrets = with_secrets().secrets;
-    let mut sealed = seal.close("apps/hello", &secrets);
-    assert_ne!(sealed[0].sealed, seal.close("apps/hello", &secrets)[0].sealed, "no nonce twice");
+    let owner = Owner { name: "apps/hello".to_owned(), secrets: &secrets, listed: None };
+    let mut sealed = seal.close(&owner);
+    assert_ne!(sealed[0].sealed, seal.close(&owner)[0].sealed, "no nonce twice");
     let opened = |owner: &str, sealed: &[_]| Reader::new(&seal).open(owner, "hello", sealed);
     assert_eq!(opened("apps/hello", &sealed), secrets);
     assert_eq!(opened("jobs/hello", &sealed), [].into());
