@@ -18,6 +18,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use domain::reason::Reason;
 use domain::replica::Trouble;
-use domain::state::{Changes, State};
+use domain::state::{Accepted, AppRecord, Changes, JobRecord, State, StoredSecret};
 use prost::Message;
 use skerry_proto::record::Device;
 use tracing::warn;
@@ -274,14 +275,7 @@ fn sequence(device: &sled::Tree) -> u64 {
 
 /// Refuses what the disk has no room for before sled meets the end of it: sled does not forgive that.
 fn check_space(dir: &Path, changes: &Changes) -> Result<(), StoreError> {
-    let apps = changes.apps.iter().filter_map(|app| Some(&app.accepted.as_ref()?.payload));
-    let jobs = changes.jobs.iter().filter_map(|job| Some(&job.accepted.as_ref()?.payload));
-    let environments =
-        changes.environments.iter().filter_map(|one| Some(&one.accepted.as_ref()?.payload));
-    let payloads = apps.chain(jobs).chain(environments);
-    let secrets = changes.apps.iter().flat_map(|app| app.secrets.values());
-    let bytes: u64 = payloads.map(|payload| payload.len() as u64).sum::<u64>()
-        + secrets.map(|secret| secret.value.0.len() as u64).sum::<u64>();
+    let bytes = size(changes);
     let space = nix::sys::statvfs::statvfs(dir)
         .map_err(|error| failed("look at the free space", dir, &error.into()))?;
     let free = space.blocks_available().saturating_mul(space.fragment_size());
@@ -292,6 +286,26 @@ fn check_space(dir: &Path, changes: &Changes) -> Result<(), StoreError> {
     }
     let details = format!("{} has {free} bytes free and {needed} are needed", dir.display());
     Err(StoreError(Trouble { reason: Reason::StorageFull, details }))
+}
+
+/// The bytes of what documents and people gave; all else is small, and lies in the reserve.
+fn size(changes: &Changes) -> u64 {
+    fn document<D>(accepted: Option<&Accepted<D>>) -> usize {
+        accepted.map_or(0, |accepted| accepted.payload.len())
+    }
+    let secrets = |secrets: &BTreeMap<String, StoredSecret>| {
+        secrets.values().map(|secret| secret.value.0.len()).sum::<usize>()
+    };
+    let app = |app: &AppRecord| {
+        let revisions = app.revisions.iter();
+        let templates = revisions.map(|one| one.canonical.len() + document(one.held.as_ref()));
+        document(app.accepted.as_ref()) + templates.sum::<usize>() + secrets(&app.secrets)
+    };
+    let job = |job: &JobRecord| document(job.accepted.as_ref()) + secrets(&job.secrets);
+    let apps: usize = changes.apps.iter().map(app).sum();
+    let jobs: usize = changes.jobs.iter().map(job).sum();
+    let environments = changes.environments.iter().map(|one| document(one.accepted.as_ref()));
+    (apps + jobs + environments.sum::<usize>()) as u64
 }
 
 fn sync_file(path: &Path) -> io::Result<()> {

@@ -10,7 +10,8 @@ use domain::event::Event;
 use domain::intake::{self, Incoming, Verdict};
 use domain::model::WallTime;
 use domain::reason::Reason;
-use domain::state::{AppRecord, Changes, DeviceRecord, EnvironmentRecord};
+use domain::replica::Secret;
+use domain::state::{AppRecord, Changes, DeviceRecord, EnvironmentRecord, JobRecord, StoredSecret};
 use domain::status::{Phase, Source};
 
 use super::*;
@@ -230,6 +231,37 @@ fn a_full_disk_is_refused_before_the_store_meets_it() {
     drop(store);
     let (_, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.state.apps.len(), 1);
+}
+
+#[test]
+fn what_a_change_takes_is_counted_with_its_templates_and_secrets() {
+    let size_of = |change: &dyn Fn(&mut AppRecord)| {
+        let mut app = record();
+        change(&mut app);
+        size(&Changes { apps: vec![app], ..Changes::default() })
+    };
+    let plain = size_of(&|_| ());
+    let canonical = record().revisions[0].canonical.len() as u64;
+    assert_eq!(plain, DOCUMENT.len() as u64 + canonical);
+    assert_eq!(size_of(&|app| app.revisions.push(app.revisions[0].clone())), plain + canonical);
+    let held = size_of(&|app| app.revisions[0].held = app.accepted.clone());
+    assert_eq!(held, plain + DOCUMENT.len() as u64);
+    let value = Secret("12345".to_owned());
+    let secrets = [("token".to_owned(), StoredSecret { value, by_hand: false })];
+    assert_eq!(size_of(&|app| app.secrets = secrets.clone().into()), plain + 5);
+    let job = JobRecord {
+        name: "job".parse().unwrap(),
+        source: Source::Mqtt,
+        generation: 0,
+        accepted: None,
+        received: BTreeMap::new(),
+        removed: false,
+        secrets: secrets.into(),
+    };
+    assert_eq!(size(&Changes { jobs: vec![job], ..Changes::default() }), 5);
+    let environments = vec![environment()];
+    let bytes = environments[0].accepted.as_ref().unwrap().payload.len() as u64;
+    assert_eq!(size(&Changes { environments, ..Changes::default() }), bytes);
 }
 
 /// Takes the mount away, also when the test fails.

@@ -1,10 +1,5 @@
 //! Values of secrets on the disk: sealed, lost with their key, and moved out of the documents of the first release.
 
-use std::collections::BTreeMap;
-
-use domain::replica::Secret;
-use domain::state::{JobRecord, StoredSecret};
-
 use super::*;
 use crate::sled_store::seal::Owner;
 
