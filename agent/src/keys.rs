@@ -143,11 +143,23 @@ fn kept(path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
         Found::Nothing => (),
         Found::Garbage => {
             warn!(path = %path.display(), "the key is damaged; it is moved aside and a new one is made");
-            let aside = fs::rename(path, path.with_extension("damaged"));
+            let aside = fs::rename(path, aside(path));
             aside.map_err(|source| KeyError::Write { path: path.to_owned(), source })?;
         }
     }
     make(path).map_err(|source| KeyError::Write { path: path.to_owned(), source })
+}
+
+/// A name that is still free: an earlier damaged key may be one whose bytes can be mended.
+fn aside(path: &Path) -> PathBuf {
+    let named = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    // A board that damages more than these keys has no use for one more.
+    let mut names = (1..100).map(|n| named(&format!(".damaged.{n}")));
+    names.find(|path| !path.exists()).unwrap_or_else(|| named(".damaged"))
 }
 
 fn make(path: &Path) -> io::Result<[u8; KEY_BYTES]> {

@@ -54,9 +54,13 @@ fn a_credential_that_is_no_key_is_refused_and_a_damaged_file_is_moved_aside() {
     let refused = Keys::load(dir.path(), Some(credentials.path())).unwrap_err();
     assert!(matches!(refused, KeyError::NoKey(_)), "{refused}");
 
-    fs::write(dir.path().join("key"), [1; 31]).unwrap();
-    assert_ne!(load(dir.path()).records, made.records);
-    assert_eq!(fs::read(dir.path().join("key.damaged")).unwrap(), [1; 31]);
+    for (file, n) in [("key", 1), ("key", 2), ("device.key", 1)] {
+        fs::write(dir.path().join(file), [n; 31]).unwrap();
+        assert_ne!(load(dir.path()).records, made.records);
+        let aside = dir.path().join(format!("{file}.damaged.{n}"));
+        assert_eq!(fs::read(aside).unwrap(), [n; 31], "none of them is overwritten");
+    }
+    assert_eq!(fs::read(dir.path().join("key.damaged.1")).unwrap(), [1; 31]);
 }
 
 #[test]
