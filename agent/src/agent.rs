@@ -3,6 +3,7 @@
 //! Three beats: the configuration is read (pure), everything that may fail is built, and then it runs until a signal.
 //! The apps outlive it; `--drain` is the exception.
 
+mod dirs;
 mod drain;
 mod error;
 mod preload;
@@ -10,8 +11,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,6 @@ use std::time::Duration;
 use domain::allowances::Allowances;
 use domain::plan::Settings;
 use domain::replica::Trouble;
-use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::level_filters::LevelFilter;
@@ -92,7 +91,7 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
         .build()
         .map_err(AgentError::Runtime)?;
     let ended = runtime.block_on(async {
-        let _lock = make_dirs(&config)?;
+        let _lock = dirs::make(&config)?;
         if args.drain { drain::drain(&config).await } else { serve(&config).await }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -115,21 +114,6 @@ fn log_to_stderr() {
     let log = if journal { log.without_time().boxed() } else { log.boxed() };
     // A subscriber that is there already (in tests) is as good.
     let _ = tracing_subscriber::registry().with(filter).with(log).try_init();
-}
-
-/// Makes the folders, and takes the lock that keeps a second agent from the same state.
-fn make_dirs(config: &Config) -> Result<Flock<fs::File>, AgentError> {
-    let private = |path: &Path, mode: u32| {
-        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-        made.map_err(|source| AgentError::Folder { path: path.to_owned(), source })
-    };
-    private(&config.state.dir, 0o700)?;
-    private(&config.state.run_dir, 0o755)?;
-    private(&config.log_dir(), 0o750)?;
-    let path = config.state.dir.join("lock");
-    let file = fs::File::create(&path)
-        .map_err(|source| AgentError::Folder { path: path.clone(), source })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::SecondAgent(path))
 }
 
 /// What this boot is called by the kernel.
