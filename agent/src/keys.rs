@@ -152,14 +152,14 @@ fn kept(path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
 
 /// A name that is still free: an earlier damaged key may be one whose bytes can be mended.
 fn aside(path: &Path) -> PathBuf {
-    let named = |end: &str| {
+    let with = |end: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         PathBuf::from(name)
     };
     // A board that damages more than these keys has no use for one more.
-    let mut names = (1..100).map(|n| named(&format!(".damaged.{n}")));
-    names.find(|path| !path.exists()).unwrap_or_else(|| named(".damaged"))
+    let mut free = (1..100).map(|n| with(&format!(".damaged.{n}")));
+    free.find(|path| !path.exists()).unwrap_or_else(|| with(".damaged"))
 }
 
 fn make(path: &Path) -> io::Result<[u8; KEY_BYTES]> {

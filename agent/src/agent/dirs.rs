@@ -58,8 +58,8 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&config.state.dir), 0o700);
         assert_eq!(mode(&config.state.run_dir), 0o755);
-        let made = Keys::load(&config.state.dir, None).unwrap();
-        assert_eq!(Keys::load(&config.state.dir, None).unwrap().records, made.records);
+        let first = Keys::load(&config.state.dir, None).unwrap();
+        assert_eq!(Keys::load(&config.state.dir, None).unwrap().records, first.records);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Board {
         let health = Health { unhealthy: vec!["main".to_owned()], ..Health::default() };
         let world = World {
             now: Moment(Duration::from_secs(1000)),
-            wall: WallTime(Duration::from_secs(1_800_000_000)),
+            wall: WallTime(Duration::from_hours(500_000)),
             zones: &Zones::default(),
             observed: &[(name.clone(), seen)].into(),
             namespaces: &[name.clone()].into(),
