@@ -100,7 +100,9 @@ impl Run {
             let ready = real.is_ready(self.now) && self.proved.contains(*name);
             is_of(name, &revision.name) && ready && !stops
         });
-        let known = record.revision(&revision.name).map_or(0, |known| asked(record, known));
+        // It has to come with as many as the one before it has.
+        let all = record.revisions.iter().map(|known| asked(record, known));
+        let known = all.max().unwrap_or(0);
         // One that became ready a moment ago may come too late.
         let settled = ready
             .filter(|(_, real)| real.ready_at + 5_000 < self.now && real.condemned_at > self.now);
