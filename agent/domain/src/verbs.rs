@@ -16,6 +16,13 @@ use crate::traffic;
 /// `UnknownRevision`; `WrongMode` in Single mode, but for a newest one that failed, which is tried again.
 pub fn activate(record: &mut AppRecord, name: &RevisionName) -> Result<(), Finding> {
     let single = record.mode() == RevisionsMode::Single;
+    if record.mode() == RevisionsMode::Labels && !known(record, name)?.active {
+        let message = format!(
+            "in Labels mode a revision lives while a label names it: skerry traffic {} LABEL={name}",
+            record.name
+        );
+        return Err(refusal(Reason::WrongMode, "", message));
+    }
     let latest = record.latest().is_some_and(|latest| latest.name == *name);
     let revision = known(record, name)?;
     if revision.active {
@@ -73,9 +80,13 @@ pub fn copy(
     name: &RevisionName,
     suffix: Option<RevisionSuffix>,
 ) -> Result<RevisionName, Finding> {
-    let mut template = (*known(record, name)?.template).clone();
+    let source = known(record, name)?;
+    let (mut template, held) = ((*source.template).clone(), source.held.clone());
     template.revision_suffix = suffix;
-    add_revision(record, &template)
+    let copy = add_revision(record, &template)?;
+    // What held for the one holds for the other: a newer document may have failed with its own.
+    known(record, &copy)?.held = held;
+    Ok(copy)
 }
 
 /// Changes the split, and where labels point. What is not named is re-weighted as ACA does it.
@@ -92,15 +103,16 @@ pub fn direct(
         let message = "in Single mode one revision has all the traffic";
         return Err(refusal(Reason::WrongMode, "", message));
     }
+    let labels_mode = record.mode() == RevisionsMode::Labels;
     let named = weights.iter().filter_map(|entry| entry.revision.as_ref());
     for name in named.chain(labels.iter().filter_map(|(_, name)| name.as_ref())) {
-        if !known(record, name)?.active {
+        if !known(record, name)?.active && !labels_mode {
             return Err(refusal(Reason::RevisionInactive, "", format!("{name} is not active")));
         }
     }
     for (label, name) in labels {
         match name {
-            Some(name) => drop(record.labels.insert(label.clone(), name.clone())),
+            Some(name) => record.give_label(label, name),
             None => forget_label(record, label),
         }
     }
@@ -117,6 +129,7 @@ pub fn direct(
 
 fn forget_label(record: &mut AppRecord, label: &str) {
     record.labels.remove(label);
+    record.moving.remove(label);
     let mut split = traffic::entries(record).to_vec();
     if split.iter().any(|entry| entry.label.as_deref() == Some(label)) {
         for entry in split.iter_mut().filter(|entry| entry.label.as_deref() == Some(label)) {
