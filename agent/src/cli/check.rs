@@ -190,6 +190,6 @@ mod tests {
         expect!["ok: the app hello would be accepted"].assert_eq(&report.to_string());
         let nameless = check(b"skerry: {absent: true, force: true}\n");
         expect!["ok: the app would be accepted under the name it is sent to"]
-        .assert_eq(&nameless.to_string());
+            .assert_eq(&nameless.to_string());
     }
 }
