@@ -17,6 +17,7 @@ mod absorb;
 mod act;
 mod environments;
 mod ledger;
+mod ports;
 mod publish;
 mod requests;
 mod secrets;
@@ -33,7 +34,7 @@ use domain::event::Event;
 use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use domain::plan::{Doing, Memory, Plan, Settings, World, plan};
 use domain::reason::Reason;
-use domain::replica::{ObservedReplica, ResolvedImage, Survey, Trouble};
+use domain::replica::{Listener, ObservedReplica, ResolvedImage, Survey, Trouble};
 use domain::state::State;
 use domain::status::Source;
 use futures_util::future::BoxFuture;
@@ -113,6 +114,8 @@ pub struct Reconciler<R, N, S> {
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
     surveying: BTreeSet<AppName>,
+    /// When those were last asked for their ports whose target port is closed.
+    asked_ports: BTreeMap<ReplicaName, Moment>,
     starts: Arc<Semaphore>,
     /// How each start that is under way is given up.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
@@ -184,6 +187,7 @@ enum Outcome {
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
     Surveyed(AppName, Result<Survey, RuntimeError>),
+    Listens(ReplicaName, Result<Vec<Listener>, RuntimeError>),
     /// A start was told that nobody waits for it any more; its own outcome follows.
     GivenUp,
 }
@@ -253,6 +257,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
             surveying: BTreeSet::new(),
+            asked_ports: BTreeMap::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             give_up: BTreeMap::new(),
             storage_trouble: None,
@@ -328,6 +333,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         for deed in deeds {
             self.begin(deed);
         }
+        self.ask_ports();
         self.save_events().await;
         self.publish_events();
         self.rest(&plan, now)

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use system_tests::{
-    Board, Client, Document, Image, LONG, PAUSE, SHORT, Shared, Stage, eventually, now, pause,
-    tells,
+    Board, Client, Document, Image, LONG, SHORT, Shared, Stage, eventually, now, pause, tells,
 };
 
 static STAGE: Shared<Stage> = Shared::new();
@@ -29,9 +28,9 @@ fn app(version: u32) -> Document {
         .set("/template/terminationGracePeriodSeconds", 5)
 }
 
-/// One that says its last words and ends.
+/// One that ends before anybody can reach it.
 fn crashing(version: u32) -> Document {
-    app(version).env("EXIT_AFTER_MS", "50").env("EXIT_CODE", "3")
+    app(version).env("PORT", "3000").env("EXIT_AFTER_MS", "50").env("EXIT_CODE", "3")
 }
 
 fn revision<'a>(status: &'a Value, number: u32) -> &'a Value {
@@ -210,6 +209,30 @@ fn an_update_that_fails_on_trial_gives_the_traffic_back() -> Result<()> {
     assert_eq!(revision(&status, 2)["reason"], "ProbeFailed", "{details}");
     ensure!(details.contains("/health") && details.contains("500"), "{details}");
     stage.control.await_event("faints", "RevisionRolledBack")?;
+    Ok(())
+}
+
+#[test]
+fn an_update_that_ends_on_trial_gives_the_traffic_back_at_once() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    stage.control.desire("ends", app(1))?;
+    stage.control.await_running("ends")?;
+    stage.control.desire("ends", app(2))?;
+    await_phase(&stage, "ends", 2, "Probation")?;
+    assert_eq!(version(&client, "ends")?, "2");
+    // The answer may come before the end, or not.
+    let _ = client.get("ends", "/exit?code=7");
+    let ended = now();
+    eventually("the old one to serve", SHORT, || {
+        let serves = version(&client, "ends")?;
+        ensure!(serves == "1", "version {serves} serves");
+        Ok(())
+    })?;
+    ensure!(ended.elapsed() < Duration::from_secs(2), "it took {:?}", ended.elapsed());
+    let status = await_phase(&stage, "ends", 2, "RolledBack")?;
+    let details = revision(&status, 2)["details"].as_str().context("details")?;
+    ensure!(details.contains("exit code 7"), "{details}");
     Ok(())
 }
 
@@ -401,7 +424,7 @@ fn a_single_writer_is_gone_before_the_next_one_comes() -> Result<()> {
         if over < now() {
             bail!("not committed: {status}");
         }
-        pause(PAUSE);
+        pause(Duration::from_millis(20));
     }
     // One that fails gives its place back.
     stage.control.desire("lone", crashing(3).skerry("updateStrategy", "recreate"))?;

@@ -41,6 +41,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let survey = result.map_err(|error| error.trouble());
                 self.memory.surveyed(app, survey, self.clock.now());
             }
+            Outcome::Listens(replica, listeners) => self.listens(replica, listeners),
             Outcome::GivenUp => (),
         }
     }

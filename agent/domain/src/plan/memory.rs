@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::World;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
-use crate::replica::{ContainerState, Survey, Trouble};
+use crate::replica::{ContainerState, Listener, Survey, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -25,6 +25,8 @@ pub struct Memory {
     /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
     been_ready: BTreeMap<RevisionName, Moment>,
     surveys: BTreeMap<AppName, Surveyed>,
+    /// Where replicas listen whose port was found closed.
+    listeners: BTreeMap<ReplicaName, Vec<Listener>>,
 }
 
 /// What was last measured for an app.
@@ -43,6 +45,8 @@ struct Trial {
     first_seen: Moment,
     /// When it was last asked to be something else.
     changed: Option<Moment>,
+    /// When it was last asked to listen on another port: what was probed before says nothing any more.
+    moved: Option<Moment>,
     off: bool,
     environment: Option<EnvironmentName>,
     port: Option<u16>,
@@ -56,6 +60,7 @@ impl Trial {
         Self {
             first_seen: now,
             changed: None,
+            moved: None,
             off: rollout::allowed(app, revision) == 0,
             environment: document.map(|document| document.environment.clone()),
             port: ingress.map(|ingress| ingress.target_port),
@@ -114,6 +119,7 @@ impl Memory {
             world.observed.contains_key(name) || world.doing.contains_key(name)
         };
         self.containers.retain(|name, _| there(name));
+        self.listeners.retain(|name, _| there(name));
         self.started_here.retain(there);
         self.surveys.retain(|name, _| state.apps.contains_key(name));
         let all = state.apps.values().flat_map(|app| &app.revisions);
@@ -136,7 +142,8 @@ impl Memory {
             return;
         };
         if !known.is_as(&trial) {
-            *known = Trial { first_seen: known.first_seen, changed: Some(now), ..trial };
+            let moved = if known.port == trial.port { known.moved } else { Some(now) };
+            *known = Trial { first_seen: known.first_seen, changed: Some(now), moved, ..trial };
             self.been_ready.remove(&revision.name);
         }
     }
@@ -167,6 +174,20 @@ impl Memory {
     /// When a revision was last asked to be something else than before, by this run of the agent.
     pub(crate) fn changed(&self, revision: &RevisionName) -> Option<Moment> {
         self.trials.get(revision).and_then(|known| known.changed)
+    }
+
+    /// A replica whose port was found closed listens there.
+    pub fn listens(&mut self, replica: ReplicaName, listeners: Vec<Listener>) {
+        self.listeners.insert(replica, listeners);
+    }
+
+    pub(crate) fn listeners(&self, replica: &ReplicaName) -> &[Listener] {
+        self.listeners.get(replica).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// When a revision was last asked to listen on another port, by this run of the agent.
+    pub(crate) fn moved(&self, revision: &RevisionName) -> Option<Moment> {
+        self.trials.get(revision).and_then(|known| known.moved)
     }
 
     /// The board was measured for an app, or could not be.

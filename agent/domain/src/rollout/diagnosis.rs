@@ -2,8 +2,9 @@
 
 use super::trial::LATE;
 use crate::plan::{Doing, Fleet, Memory, ReplicaView, World};
+use crate::probe::ProbeFailure;
 use crate::reason::Reason;
-use crate::replica::{ContainerState, Trouble};
+use crate::replica::{ContainerState, Listener, Trouble};
 use crate::state::{AppRecord, RevisionRecord};
 
 /// A reason in its own words.
@@ -39,7 +40,10 @@ pub(crate) fn of_replica(
     }
     let failure = view.health.and_then(|health| health.failure.as_ref());
     let waiting = Reason::WaitingForProbe.sentence();
-    let details = failure.map_or(waiting, |failure| &failure.text).to_owned();
+    let mut details = failure.map_or(waiting, |failure| &failure.text).to_owned();
+    if let Some(elsewhere) = failure.and_then(|failure| elsewhere(failure, view, memory)) {
+        details.push_str(&elsewhere);
+    }
     let reason = match view.health {
         _ if failure.is_some_and(|failure| failure.refused) => Reason::PortClosed,
         Some(health) if !health.unhealthy.is_empty() => Reason::ProbeFailed,
@@ -53,6 +57,17 @@ pub(crate) fn of_replica(
         Some(_) | None => Reason::WaitingForProbe,
     };
     Some(Trouble { reason, details })
+}
+
+/// Where the replica listens, if not on the port that was found closed.
+fn elsewhere(failure: &ProbeFailure, view: &ReplicaView<'_>, memory: &Memory) -> Option<String> {
+    let listeners = memory.listeners(&view.name);
+    let asked = |listener: &Listener| Some(listener.port) == failure.port && !listener.loopback;
+    if !failure.refused || listeners.is_empty() || listeners.iter().any(asked) {
+        return None;
+    }
+    let ports: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+    Some(format!("; it listens on {}", ports.join(", ")))
 }
 
 /// How a container ended.

@@ -61,13 +61,14 @@ pub(super) fn judge(
     let first_seen = memory.first_seen(&revision.name).unwrap_or(world.now);
     let deadline = begun.after(secs(|block| block.ready_deadline_secs));
     let deadline = deadline.max(first_seen.after(ACQUAINTED));
+    // What was probed before it moved to another port says nothing of it.
+    let probed = memory.moved(&revision.name).map_or(Moment::default(), |at| at.after(ACQUAINTED));
     let may_fail = record.fallback_of(&revision.name).is_some();
     if may_fail {
         if let Some(trouble) = diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP) {
             return Verdict::Failed(trouble);
         }
-        // What was probed before a change says nothing of what is probed now.
-        let lost = !starts && last_ready.is_some() && changed.after(ACQUAINTED) <= world.now;
+        let lost = !starts && last_ready.is_some() && probed <= world.now;
         let late = ready < asked && deadline <= world.now && (starts || last_ready.is_none());
         if ready == 0 && lost {
             return Verdict::Failed(diagnosis::lost(record, revision, fleet, world, memory));
@@ -81,10 +82,7 @@ pub(super) fn judge(
         if over <= world.now && asked <= ready {
             return Verdict::Ready;
         }
-        let next = [over, deadline, changed.after(ACQUAINTED)]
-            .into_iter()
-            .filter(|at| world.now < *at)
-            .min();
+        let next = [over, deadline, probed].into_iter().filter(|at| world.now < *at).min();
         return Verdict::Open { until: next };
     }
     Verdict::Open { until: Some(deadline).filter(|at| may_fail && world.now < *at) }

@@ -21,7 +21,7 @@ use crate::view::{self, Scene};
 use crate::window::Zones;
 
 /// The date at which every run begins: 23 November 2026.
-const DATE: Duration = Duration::from_secs(1_795_392_000);
+const DATE: Duration = Duration::from_hours(498_720);
 
 /// More steps in a row than a state can take.
 const MOST_STEPS: u32 = 20;

@@ -63,6 +63,7 @@ impl Fate {
 
 /// A document, as far as the simulation varies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a document has them too")]
 pub(super) struct Ask {
     pub(super) fate: Fate,
     /// Another one is another template.

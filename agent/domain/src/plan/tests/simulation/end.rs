@@ -80,9 +80,10 @@ impl Run {
 
     fn check_app(&self, record: &AppRecord) -> Checked {
         let Some(latest) = record.latest() else {
-            return match self.running_of(&record.name).is_empty() {
-                true => Ok(()),
-                false => broken("a removed app runs", record.name.to_string()),
+            let running = self.running_of(&record.name);
+            return match running.keys().next() {
+                None => Ok(()),
+                Some(name) => broken("a removed app runs", name.to_string()),
             };
         };
         if !is_single(record) {
@@ -151,12 +152,11 @@ impl Run {
     /// Another replica holds a device that it needs.
     fn is_blocked(&self, revision: &RevisionRecord) -> bool {
         let devices = &revision.template.extras.devices;
-        let held = devices.iter().any(|device| {
+        devices.iter().any(|device| {
             self.board.replicas.values().any(|real| {
                 real.seen.revision != revision.name && real.devices.contains(&device.host_path)
             })
-        });
-        held
+        })
     }
 
     /// The state of things, for people who look for a fault.
@@ -183,7 +183,7 @@ impl Run {
             }
         }
         for (name, real) in &self.board.replicas {
-            let doing = self.agent.doing.get(name).is_some();
+            let doing = self.agent.doing.contains_key(name);
             let _ = writeln!(
                 text,
                 "  {name} {} {:?} ready {} network {} doing {doing} health {:?}",

@@ -31,7 +31,7 @@ impl Run {
                         return broken("starts what nobody asked for", order.replica.to_string());
                     };
                     self.check_bound(record, actions, &stops)?;
-                    self.check_order(record, order)?;
+                    check_order(record, order)?;
                     let revision = record.revision(&order.revision);
                     if is_single(record) && revision.is_some_and(|one| is_recreated(record, one)) {
                         self.check_alone(record, &order.replica, &order.revision)?;
@@ -79,26 +79,6 @@ impl Run {
             if twice || !replicas.insert(name) {
                 return broken("ordered twice", name.to_string());
             }
-        }
-        Ok(())
-    }
-
-    /// What starts may start, and has all it needs.
-    fn check_order(&self, record: &AppRecord, order: &ReplicaOrder) -> Checked {
-        let revision = record.revision(&order.revision);
-        let may_run = revision.is_some_and(|one| {
-            one.active && matches!(one.phase, Phase::Starting | Phase::Probation | Phase::Committed)
-        });
-        if !may_run || revision.map(RevisionRecord::mark) != Some(order.template_digest) {
-            return broken("starts what may not run", order.replica.to_string());
-        }
-        let mut containers = order.template.containers.iter();
-        if !containers.all(|container| order.images.contains_key(&container.image)) {
-            return broken("starts without its images", order.replica.to_string());
-        }
-        let home = revision.and_then(|one| record.document_of(one)).map(|one| &one.environment);
-        if home != Some(&order.environment) {
-            return broken("starts in another environment", order.replica.to_string());
         }
         Ok(())
     }
@@ -230,9 +210,29 @@ impl Run {
         if current && kept().count() < wanted {
             return broken("stops what runs as it should", name.to_string());
         }
-        if current && ready && kept().any(|view| !view.ready) {
+        if current && ready && kept().any(|view| !view.ready && view.doing.is_none()) {
             return broken("stops a ready one and keeps one that is not", name.to_string());
         }
         Ok(())
     }
+}
+
+/// What starts may start, and has all it needs.
+fn check_order(record: &AppRecord, order: &ReplicaOrder) -> Checked {
+    let revision = record.revision(&order.revision);
+    let may_run = revision.is_some_and(|one| {
+        one.active && matches!(one.phase, Phase::Starting | Phase::Probation | Phase::Committed)
+    });
+    if !may_run || revision.map(RevisionRecord::mark) != Some(order.template_digest) {
+        return broken("starts what may not run", order.replica.to_string());
+    }
+    let mut containers = order.template.containers.iter();
+    if !containers.all(|container| order.images.contains_key(&container.image)) {
+        return broken("starts without its images", order.replica.to_string());
+    }
+    let home = revision.and_then(|one| record.document_of(one)).map(|one| &one.environment);
+    if home != Some(&order.environment) {
+        return broken("starts in another environment", order.replica.to_string());
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::run::{Checked, Run, Violation, broken};
 use super::wants::{asked, is_recreated, is_single};
 use crate::document::RevisionsMode;
 use crate::model::{AppName, ReplicaName, RevisionName};
-use crate::plan::Fleet;
+use crate::plan::{Doing, Fleet};
 use crate::replica::ContainerState;
 use crate::route::RouteTable;
 use crate::state::{AppRecord, RevisionRecord};
@@ -96,9 +96,13 @@ impl Run {
     /// Nothing is rolled back that has as many ready replicas as it is asked to have.
     fn check_failure(&self, record: &AppRecord, revision: &RevisionRecord) -> Checked {
         let ready = self.board.replicas.iter().filter(|(name, real)| {
-            is_of(name, &revision.name) && real.is_ready(self.now) && self.proved.contains(*name)
+            let stops = matches!(self.agent.doing.get(*name), Some(Doing::Stopping));
+            let ready = real.is_ready(self.now) && self.proved.contains(*name);
+            is_of(name, &revision.name) && ready && !stops
         });
-        let known = record.revision(&revision.name).map_or(0, |known| asked(record, known));
+        // It has to come with as many as the one before it has.
+        let all = record.revisions.iter().map(|known| asked(record, known));
+        let known = all.max().unwrap_or(0);
         // One that became ready a moment ago may come too late.
         let settled = ready
             .filter(|(_, real)| real.ready_at + 5_000 < self.now && real.condemned_at > self.now);
@@ -181,9 +185,9 @@ impl Run {
     /// The app is to run, and the replica is where it is to run.
     fn is_to_serve(&self, record: &AppRecord, name: &ReplicaName) -> bool {
         let seen = self.board.replicas.get(name).map(|real| &real.seen);
-        // One that failed serves no more, though some of its replicas could.
+        // One that failed or was removed serves no more, though some of its replicas could.
         let failed = seen.and_then(|seen| record.revision(&seen.revision));
-        let failed = failed.is_some_and(|one| one.phase == Phase::RolledBack);
+        let failed = failed.is_none_or(|one| one.phase == Phase::RolledBack);
         let wanted = 0 < record.wanted_replicas().count() && !failed;
         let home = record.in_force().map(|document| &document.environment);
         let health = self.agent.health.get(name);

@@ -191,10 +191,10 @@ impl Run {
         let mut forced = false;
         for (number, ask) in self.asked.clone() {
             let record = self.agent.state.apps.get(&app_name(number));
-            if record.is_some_and(|record| super::wants::was_rolled_back(record)) {
+            if record.is_some_and(super::wants::was_rolled_back) {
                 forced = true;
                 tally::add(&mut self.tally, "forced");
-                let ask = Ask { force: true, deadline: ask.deadline + 600, ..ask };
+                let ask = Ask { force: true, deadline: ask.deadline + 60, ..ask };
                 self.at(from + 1, Event::Happens(Happening::Send(number, ask)));
             }
         }
