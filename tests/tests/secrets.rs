@@ -53,13 +53,17 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
-/// The files below `dir` that hold `value`, but those of Secret volumes, which are there for it.
+/// The files below `dir` that hold `value`, but those of Secret volumes, which are there for it. Network namespaces look
+/// like files and cannot be read.
 fn files_with(dir: &Path, value: &str, found: &mut Vec<String>) -> Result<usize> {
     let mut seen = 0;
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let kind = fs::symlink_metadata(&path)?.file_type();
-        if kind.is_dir() && !path.ends_with("volumes") {
+        if path.ends_with("volumes") || path.ends_with("netns") {
+            continue;
+        }
+        if kind.is_dir() {
             seen += files_with(&path, value, found)?;
         } else if kind.is_file() {
             seen += 1;
