@@ -179,9 +179,12 @@ fn every_sample_runs_as_published_or_says_what_it_lacks() -> Result<()> {
     Ok(())
 }
 
+/// What is replaced by what.
+type Filling = &'static [(&'static str, &'static str)];
+
 /// Number, name, port, and what stands in place of the author's placeholders. Sample 17 wants a server of HTTPS: what
 /// becomes of its probes is shown by the tests of probes.
-const FILLED: &[(&str, &str, u16, &[(&str, &str)])] = &[
+const FILLED: &[(&str, &str, u16, Filling)] = &[
     ("02", "flask-filled", 8080, &[("{acr-name}", "acr"), ("{image-tag}", "1")]),
     (
         "05",

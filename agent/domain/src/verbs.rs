@@ -214,7 +214,7 @@ template: {containers: [{name: main, image: 'i:1'}]}
         let (mut record, _) = app();
         let label = Some(label.to_owned());
         let latest = TrafficEntry { latest: true, weight: 100 - weight, ..TrafficEntry::default() };
-        let entry = TrafficEntry { label, weight, ..TrafficEntry::default() };
+        let entry = TrafficEntry { weight, label, ..TrafficEntry::default() };
         let done = direct(&mut record, &[entry, latest], &[]).map(drop);
         let expected = expected.map_err(|(reason, text)| (reason, text.to_owned()));
         assert_eq!(done.map_err(|finding| (finding.reason, finding.message)), expected);
