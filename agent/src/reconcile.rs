@@ -306,8 +306,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {
             if let Err(error) = self.take_steps(std::mem::take(&mut plan.steps)).await {
+                // What was planned beside it follows from what is stored, and goes on.
                 warn!(%error, "a step cannot be stored");
-                plan.actions.clear();
                 break;
             }
             plan = self.plan();

@@ -19,6 +19,8 @@ pub struct Image {
     program: PathBuf,
     /// Path in the image, content, mode.
     files: Vec<(String, Vec<u8>, u32)>,
+    /// Paths in the image where the program stands too.
+    links: Vec<String>,
     environment: Vec<String>,
     entrypoint: Vec<String>,
     command: Vec<String>,
@@ -62,6 +64,7 @@ impl Image {
             name: name.to_owned(),
             program,
             files: Vec::new(),
+            links: Vec::new(),
             environment: vec!["PATH=/bin:/usr/bin".to_owned()],
             entrypoint: entrypoint.map(str::to_owned).to_vec(),
             command: Vec::new(),
@@ -103,6 +106,13 @@ impl Image {
     #[must_use]
     pub fn file(mut self, path: &str, content: &str, mode: u32) -> Self {
         self.files.push((path.to_owned(), content.as_bytes().to_vec(), mode));
+        self
+    }
+
+    /// Has the program stand at `path` too.
+    #[must_use]
+    pub fn also_at(mut self, path: &str) -> Self {
+        self.links.push(path.to_owned());
         self
     }
 
@@ -230,6 +240,11 @@ impl Image {
                 link.set_entry_type(tar::EntryType::Symlink);
                 tar.append_link(&mut link, format!("bin/{name}"), "busybox")?;
             }
+        }
+        for link in &self.links {
+            let mut entry = header(0, 0o777);
+            entry.set_entry_type(tar::EntryType::Symlink);
+            tar.append_link(&mut entry, link.trim_start_matches('/'), format!("/{path}"))?;
         }
         for (path, content, mode) in &self.files {
             let path = path.trim_start_matches('/');

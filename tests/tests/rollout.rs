@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn crashing(version: u32) -> Document {
     app(version).env("PORT", "3000").env("EXIT_AFTER_MS", "50").env("EXIT_CODE", "3")
 }
 
-fn revision<'a>(status: &'a Value, number: u32) -> &'a Value {
+fn revision(status: &Value, number: u32) -> &Value {
     static NONE: Value = Value::Null;
     let ends =
         |name: &Value| name.as_str().is_some_and(|name| name.ends_with(&format!("{number:07}")));
@@ -413,7 +413,7 @@ fn a_single_writer_is_gone_before_the_next_one_comes() -> Result<()> {
     stage.control.desire("lone", lone(1))?;
     stage.control.await_running("lone")?;
     stage.control.desire("lone", lone(2))?;
-    let over = Instant::now() + LONG;
+    let over = now() + LONG;
     loop {
         let pids = stage.board.pids_of("lone")?;
         ensure!(pids.len() <= 1, "two at once: {pids:?}");

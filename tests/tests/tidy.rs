@@ -162,7 +162,12 @@ fn only(modules: &[&str], words: &[&str]) -> Result<()> {
 
 #[test]
 fn only_those_who_serve_open_a_listening_socket() -> Result<()> {
-    only(&["ingress", "dns", "api"], &["TcpListener", "UnixListener", "UdpSocket", "TcpSocket"])?;
+    only(&["ingress", "dns", "api"], &["TcpListener", "UnixListener"])?;
+    // The prober makes sockets in the networks of replicas, to ask from there.
+    only(&["ingress", "dns", "api", "probe"], &["UdpSocket", "TcpSocket"])?;
+    for (file, line) in naming(&[".listen("])? {
+        ensure!(!file.starts_with("agent/src/probe"), "{file} listens: {line}");
+    }
     // The library of mDNS opens its own; starting it is opening one.
     only(&["mdns"], &["ServiceDaemon"])
 }

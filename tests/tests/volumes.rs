@@ -24,7 +24,7 @@ fn stage() -> Result<Arc<Stage>> {
     STAGE.get(|| Stage::start(prepare))
 }
 
-fn with_volume(image: &str, volume: Value) -> Document {
+fn with_volume(image: &str, volume: &Value) -> Document {
     Document::new(image)
         .set("/template/volumes", json!([volume]))
         .main("/volumeMounts", json!([{"volumeName": "v", "mountPath": "/v"}]))
@@ -51,7 +51,7 @@ fn mounts_of(stage: &Stage, app: &str) -> Result<Vec<String>> {
 #[test]
 fn an_empty_dir_survives_a_crash_of_its_container_and_goes_with_its_replica() -> Result<()> {
     let stage = stage()?;
-    stage.control.desire("kept", with_volume("test.local/user:1", json!({"name": "v"})))?;
+    stage.control.desire("kept", with_volume("test.local/user:1", &json!({"name": "v"})))?;
     ask(&stage, "kept", "/write?path=/v/note&text=kept")?;
     ask(&stage, "kept", "/exit?code=1")?;
     stage.control.await_status("kept", |status| {
@@ -75,11 +75,11 @@ fn secrets_are_files_that_no_disk_has_seen() -> Result<()> {
     let stage = stage()?;
     let secrets =
         json!([{"name": "one", "value": "s3cret-one"}, {"name": "two", "value": "s3cret-two"}]);
-    let all = with_volume("test.local/user:1", json!({"name": "v", "storageType": "Secret"}))
+    let all = with_volume("test.local/user:1", &json!({"name": "v", "storageType": "Secret"}))
         .set("/configuration/secrets", secrets.clone());
     let chosen = json!({"name": "v", "storageType": "Secret",
                         "secrets": [{"secretRef": "two", "path": "deep/second"}]});
-    let chosen = with_volume("test.local/user:1", chosen).set("/configuration/secrets", secrets);
+    let chosen = with_volume("test.local/user:1", &chosen).set("/configuration/secrets", secrets);
     stage.control.desire("whole", all)?;
     stage.control.desire("chosen", chosen)?;
     for (file, value) in [("one", "s3cret-one"), ("two", "s3cret-two")] {
@@ -99,7 +99,7 @@ fn secrets_are_files_that_no_disk_has_seen() -> Result<()> {
 fn what_runs_keeps_its_volumes_over_a_restart_of_the_agent_and_a_drain_takes_them_down()
 -> Result<()> {
     let mut stage = Stage::start(prepare)?;
-    stage.control.desire("steady", with_volume("test.local/app:1", json!({"name": "v"})))?;
+    stage.control.desire("steady", with_volume("test.local/app:1", &json!({"name": "v"})))?;
     ask(&stage, "steady", "/write?path=/v/note&text=kept")?;
     stage.board.kill_agent()?;
     stage.board.start()?;

@@ -95,9 +95,9 @@ impl Causes {
     }
 
     fn is_new(&mut self, reason: Reason, details: &str) -> bool {
-        let same = |(known, said): &(Reason, String)| {
-            *known == reason && (details.is_empty() || said == details)
-        };
+        // A status without details repeats the sentence of its reason.
+        let bare = details.is_empty() || details == reason.sentence();
+        let same = |(known, said): &(Reason, String)| *known == reason && (bare || said == details);
         if self.said.iter().any(same) {
             return false;
         }
@@ -454,6 +454,11 @@ mod tests {
         check(&status, &["hello: PinnedToZero: replicas=0"]);
         status.scale_target = String::new();
         status.running_status = RunningStatus::Stopped;
+        check(&status, &["hello: AppStopped: "]);
+        let stopped = revision(1, true);
+        let details = Reason::AppStopped.sentence().to_owned();
+        let reason = Some(Reason::AppStopped);
+        status.revisions = vec![RevisionStatus { reason, details, ..stopped }];
         check(&status, &["hello: AppStopped: "]);
     }
 }

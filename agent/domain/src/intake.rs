@@ -220,6 +220,7 @@ pub fn remove(record: &mut AppRecord) {
     record.revisions.clear();
     record.traffic = None;
     record.labels.clear();
+    record.moving.clear();
     record.refused.clear();
 }
 
@@ -407,7 +408,6 @@ fn check_generation(given: Option<u64>, known: u64, in_force: bool) -> Result<()
 
 /// What a document makes of an app's revisions: a changed template makes one, an unchanged one makes none.
 fn revise(record: &mut AppRecord, document: &AppDocument) -> Result<(), Finding> {
-    move_labels(record, document);
     let (template, force) = (&document.template, document.skerry.force);
     let digest = template.digest();
     if record.refused.contains(&digest) {
@@ -425,10 +425,13 @@ fn revise(record: &mut AppRecord, document: &AppDocument) -> Result<(), Finding>
             latest.begin();
             hold(record, single);
         }
+        move_labels(record, document);
         return Ok(());
     }
     hold(record, single);
-    add_revision(record, template).map(drop)
+    add_revision(record, template)?;
+    move_labels(record, document);
+    Ok(())
 }
 
 /// What was in force stays so for the revisions there are, until the new one takes over.
@@ -452,13 +455,18 @@ fn move_labels(record: &mut AppRecord, document: &AppDocument) {
     for entry in document.configuration.ingress.iter().flat_map(|ingress| &ingress.traffic) {
         match (&entry.label, &entry.revision) {
             (Some(label), Some(revision)) if labels_mode => {
-                record.labels.insert(label.clone(), revision.clone());
+                record.give_label(label, revision);
             }
-            (Some(label), Some(_)) => drop(record.labels.remove(label)),
-            (Some(label), None) if entry.latest => drop(record.labels.remove(label)),
+            (Some(label), Some(_)) => forget(record, label),
+            (Some(label), None) if entry.latest => forget(record, label),
             (Some(_) | None, _) => (),
         }
     }
+}
+
+fn forget(record: &mut AppRecord, label: &str) {
+    record.labels.remove(label);
+    record.moving.remove(label);
 }
 
 /// Makes a revision of a template, the newest of its app.

@@ -8,7 +8,7 @@
 mod exclusive;
 mod fleet;
 mod memory;
-mod orders;
+pub(crate) mod orders;
 mod storages;
 #[cfg(test)]
 mod tests;
@@ -191,15 +191,14 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
             (_, _) => true,
         };
         let of_this_boot = fleet::is_of_this_boot(name, observed, world);
-        match revision {
-            Some(revision)
-                if of_this_boot && at_home && fleet::is_of(revision, observed.template_digest) => {}
-            Some(_) if !of_this_boot => {
-                plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
-            }
-            Some(revision) => plan.actions.push(Action::Stop(name.clone(), grace(revision))),
-            None if of_this_boot => plan.actions.push(Action::Stop(name.clone(), DEFAULT_GRACE)),
-            None => plan.actions.push(Action::Stop(name.clone(), Duration::ZERO)),
+        let wanted = revision.is_some_and(|revision| {
+            of_this_boot && at_home && fleet::is_of(revision, observed.template_digest)
+        });
+        if !wanted {
+            // What is left of an earlier boot does not run.
+            let grace = observed.grace.unwrap_or(DEFAULT_GRACE);
+            let grace = if of_this_boot { grace } else { Duration::ZERO };
+            plan.actions.push(Action::Stop(name.clone(), grace));
         }
     }
     stop_vain_starts(state, world, plan);
@@ -232,10 +231,7 @@ fn stop_vain_starts(state: &State, world: World<'_>, plan: &mut Plan) {
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 fn grace(revision: &RevisionRecord) -> Duration {
-    revision
-        .template
-        .termination_grace_period_secs
-        .map_or(DEFAULT_GRACE, |secs| Duration::from_secs(secs.into()))
+    revision.template.grace().unwrap_or(DEFAULT_GRACE)
 }
 
 /// Fetches, starts, restarts and stops for one revision.
@@ -263,7 +259,9 @@ fn order_revision(
     let count = count(&current);
     let ready = count_of(current.iter().filter(|replica| replica.ready));
     // Those from before a restart serve until their successors do, or stop first where they must.
-    if allowed <= ready || rollout::stops_first(record, revision) && !fetch {
+    let alone =
+        rollout::stops_first(record, revision) || !revision.template.extras.devices.is_empty();
+    if allowed <= ready || alone && !fetch {
         stop_surplus(revision, outdated, 0, plan);
     } else {
         restart_all(record, revision, &outdated, world, memory, plan);
@@ -419,7 +417,7 @@ fn start_missing(
     for _ in 0..missing {
         if let Some(trouble) = exclusive::holder(record, revision, fleet, world, plan) {
             // Its end is an outcome, which calls the loop.
-            memory.note(&revision.name, trouble);
+            memory.hold_back(&revision.name, trouble, world.now);
             return;
         }
         match orders::fresh(record, revision, world, memory) {
@@ -427,7 +425,7 @@ fn start_missing(
             // The network of its environment does not stand yet: the loop calls again when it does.
             Ok(None) => return,
             Err(trouble) => {
-                memory.note(&revision.name, trouble);
+                memory.hold_back(&revision.name, trouble, world.now);
                 return;
             }
         }

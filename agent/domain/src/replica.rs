@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -140,6 +141,8 @@ pub struct ObservedReplica {
     pub boot: String,
     /// The digest of the template it was made of.
     pub template_digest: Digest,
+    /// From SIGTERM to SIGKILL, where its template says: its revision may be gone before it is.
+    pub grace: Option<Duration>,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its containers, by name; init containers are not listed once they have succeeded and gone.

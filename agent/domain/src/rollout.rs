@@ -78,7 +78,7 @@ pub(crate) fn advance(
         }
     }
     if changes.is_empty() {
-        changes = keep::surplus(record);
+        changes = keep::surplus(record, fleet);
     }
     (!changes.is_empty()).then(|| apply(record, changes, world))
 }
@@ -98,7 +98,7 @@ fn next(
         }
         Phase::Fetching | Phase::Committed | Phase::RolledBack => None,
         Phase::Staged => {
-            if record.wanted_of(revision) == Wanted::None {
+            if record.wanted_of(revision) == Wanted::None || world.runtime.is_some() {
                 return None;
             }
             gate::may_start(record, revision, fleet, world, memory, plan)
@@ -256,13 +256,19 @@ fn apply_one(
                     let digest = revision.digest;
                     record.refused.retain(|refused| *refused != digest);
                     // Its document is in force for all from now on.
-                    if record.latest().is_some_and(|latest| latest.name == *name) {
+                    let newest = record.latest();
+                    if newest.is_some_and(|newest| newest.name == *name && newest.held.is_none()) {
                         record.revisions.iter_mut().for_each(|one| one.held = None);
                         secrets::forget_unlisted(record);
                     }
-                    if labels_mode && first {
+                    let all = std::mem::take(&mut record.moving);
+                    let (own, others): (BTreeMap<_, _>, _) =
+                        all.into_iter().partition(|(_, to)| to == name);
+                    record.moving = others;
+                    if labels_mode && first && own.is_empty() {
                         record.labels.insert(target, name.clone());
                     }
+                    record.labels.extend(own);
                     let reason =
                         if first { Reason::RevisionReady } else { Reason::RevisionCommitted };
                     (reason, String::new())
@@ -284,6 +290,7 @@ fn apply_one(
             record.refused.push(digest);
             let surplus = record.refused.len().saturating_sub(REFUSED_KEPT);
             record.refused.drain(..surplus);
+            record.moving.retain(|_, to| to != name);
             (Reason::RevisionRolledBack, message)
         }
         Change::Retire => {

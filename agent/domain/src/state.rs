@@ -67,6 +67,8 @@ pub struct AppRecord {
     pub traffic: Option<Vec<TrafficEntry>>,
     /// Labels, and the revisions they name.
     pub labels: BTreeMap<String, RevisionName>,
+    /// Labels on their way to a revision that must become ready first; whoever has one keeps it until then.
+    pub moving: BTreeMap<String, RevisionName>,
     /// Digests of templates that failed, oldest first: refused until forced.
     pub refused: Vec<Digest>,
 }
@@ -271,6 +273,7 @@ impl AppRecord {
             secrets: BTreeMap::new(),
             traffic: None,
             labels: BTreeMap::new(),
+            moving: BTreeMap::new(),
             refused: Vec::new(),
         }
     }
@@ -296,6 +299,23 @@ impl AppRecord {
             known.active && known.phase == Phase::Committed && known.name != *revision
         };
         self.revisions.iter().rev().find(stands)
+    }
+
+    /// Gives a label to a revision, once it is ready; one that is not active is activated for it.
+    pub fn give_label(&mut self, label: &str, name: &RevisionName) {
+        let found = self.revisions.iter_mut().find(|revision| revision.name == *name);
+        let stands = found.as_ref().is_some_and(|one| one.active && one.has_served());
+        if let Some(revision) = found.filter(|revision| !revision.active) {
+            let digest = revision.digest;
+            revision.begin();
+            self.refused.retain(|refused| *refused != digest);
+        }
+        if stands {
+            self.moving.remove(label);
+            self.labels.insert(label.to_owned(), name.clone());
+        } else {
+            self.moving.insert(label.to_owned(), name.clone());
+        }
     }
 
     /// A revision by its name.

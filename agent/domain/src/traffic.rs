@@ -10,7 +10,6 @@ use crate::document::{RevisionsMode, TrafficEntry};
 use crate::model::RevisionName;
 use crate::route::Share;
 use crate::state::{AppRecord, RevisionRecord};
-use crate::status::Phase;
 
 /// An app's requests, divided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,12 +61,9 @@ pub fn latest_ready(record: &AppRecord) -> Option<&RevisionRecord> {
 
 fn single(record: &AppRecord, is_ready: impl Fn(&RevisionName) -> bool) -> Split {
     let Some(newest) = latest_ready(record) else { return Split::default() };
-    // After a power cut in its probation it must become ready again: until then the one before it may serve.
-    let before = (newest.phase == Phase::Probation && !is_ready(&newest.name))
-        .then(|| record.fallback_of(&newest.name))
-        .flatten()
-        .filter(|fallback| is_ready(&fallback.name));
-    let serving = before.unwrap_or(newest);
+    // After a power cut, or a switch to this mode, it must become ready first: until then one before it may serve.
+    let mut others = record.revisions.iter().rev().filter(|one| one.active && one.has_served());
+    let serving = others.find(|one| is_ready(&one.name)).unwrap_or(newest);
     let labels = entries(record).iter().filter_map(|entry| {
         let named = entry.revision.as_ref().map_or(Some(serving), |name| active(record, name));
         Some((entry.label.clone()?, named?.name.clone()))

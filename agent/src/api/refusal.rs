@@ -43,6 +43,8 @@ pub(super) fn unknown_app(name: &str, statuses: &Statuses) -> Status {
 
 /// The app that was meant, perhaps.
 pub(super) fn nearest_app(name: &str, statuses: &Statuses) -> String {
+    // The name of a revision begins with its app's.
+    let name = name.split_once("--").map_or(name, |(app, _)| app);
     did_you_mean(nearest(name, statuses.apps.keys().map(String::as_str)))
 }
 

@@ -1,11 +1,13 @@
 //! The calls about secrets. What a secret says goes in and never comes out.
 
+use domain::document::Finding;
+use domain::reason::Reason;
 use domain::replica::Secret;
 use skerry_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::service::{Answer, Api};
-use crate::inbox;
+use crate::inbox::{self, Refusal};
 
 /// Sets or removes the value of a secret.
 pub(super) async fn set<I: Sync, L: Sync>(
@@ -14,13 +16,17 @@ pub(super) async fn set<I: Sync, L: Sync>(
 ) -> Answer<v1::SecretReply> {
     let (metadata, _, message) = request.into_parts();
     let app = api.name(&message.app)?;
-    api.ask_about(&message.app, &metadata, |reply| inbox::Request::Secret {
-        app,
-        name: message.name,
-        value: message.value.map(Secret),
-        reply,
-    })
-    .await?;
+    let v1::SecretRequest { app: text, name, value } = message;
+    let hint = |refusal: &Refusal| {
+        let unknown = |finding: &Finding| finding.reason == Reason::UnknownSecret;
+        if refusal.findings.iter().any(unknown) {
+            return format!("skerry secret ls {text} lists them");
+        }
+        api.app_hint(&text, refusal)
+    };
+    let value = value.map(Secret);
+    let request = |reply| inbox::Request::Secret { app, name, value, reply };
+    api.ask_hinted(&metadata, request, hint).await?;
     Ok(Response::new(v1::SecretReply {}))
 }
 

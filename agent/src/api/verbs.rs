@@ -161,10 +161,10 @@ fn named<I: Sync, L: Sync>(api: &Api<I, L>, text: &str) -> Result<RevisionName, 
     text.parse().map_err(|error: InvalidName| {
         let statuses = api.statuses();
         let near = nearest_revision(text, &statuses);
-        let hint = if near.is_empty() && statuses.apps.contains_key(app_of(text)) {
-            format!("skerry revisions {} lists them", app_of(text))
-        } else {
-            near
+        let hint = match app_of(text) {
+            _ if !near.is_empty() => near,
+            app if statuses.apps.contains_key(app) => format!("skerry revisions {app} lists them"),
+            _ => "skerry revisions APP lists those of an app".to_owned(),
         };
         refused(&Refusal { findings: vec![invalid(&error)], passing: false }, hint)
     })

@@ -120,12 +120,11 @@ impl Hint for CliError {
             Self::Failed { app, .. } => Some(format!("skerry explain {app}")),
             Self::Typed { hint, .. } => hint.clone(),
             Self::NoReason(UnknownReason(word)) => nearest_reason(word),
-            Self::Terminal => {
+            Self::Terminal | Self::NoValue(_) => {
                 Some("pipe it in, such as: skerry secret set APP NAME < FILE".to_owned())
             }
             Self::NoPublicKey(_) => Some("take publicKey of the device's status".to_owned()),
             Self::Read { .. }
-            | Self::NoValue(_)
             | Self::Invalid(_)
             | Self::Print(_)
             | Self::Format { .. }
@@ -187,4 +186,5 @@ fn nearest_reason(word: &str) -> Option<String> {
         .min()
         .filter(|(distance, reason)| *distance <= reason.word().len() / 2)
         .map(|(_, reason)| format!("did you mean {reason}?"))
+        .or_else(|| Some("skerry explain lists them".to_owned()))
 }

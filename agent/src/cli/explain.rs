@@ -5,6 +5,7 @@ use std::path::Path;
 use domain::reason::Reason;
 use serde::Serialize;
 use skerry_proto::v1;
+use tonic::Code;
 
 use super::args::Format;
 use super::client::{brief, connect};
@@ -43,13 +44,24 @@ pub(super) async fn explain(
         });
     };
     if what.starts_with(|c: char| c.is_ascii_uppercase()) {
-        let reason = Explained::from(what.parse::<Reason>()?);
-        return console
-            .answer(output, &reason, |reason| format!("{}\n{}\n", reason.sentence, reason.fix));
+        return explain_reason(console, output, what.parse::<Reason>()?);
     }
     let mut agent = connect(socket).await?;
-    let reply = agent.explain(brief(v1::ExplainRequest { app: what })).await?.into_inner();
-    console.answer(output, &reply, explanation)
+    match agent.explain(brief(v1::ExplainRequest { app: what.clone() })).await {
+        Ok(reply) => console.answer(output, &reply.into_inner(), explanation),
+        Err(status) => {
+            // No app is called so; perhaps a reason is, typed without its capitals.
+            let meant = Reason::ALL.iter().find(|reason| reason.word().eq_ignore_ascii_case(&what));
+            let meant = meant.filter(|_| status.code() == Code::NotFound);
+            meant.map_or(Err(status.into()), |reason| explain_reason(console, output, *reason))
+        }
+    }
+}
+
+fn explain_reason(console: &mut Console, output: Format, reason: Reason) -> Result<(), CliError> {
+    console.answer(output, &Explained::from(reason), |reason| {
+        format!("{}\n{}\n", reason.sentence, reason.fix)
+    })
 }
 
 fn explanation(reply: &v1::ExplainReply) -> String {

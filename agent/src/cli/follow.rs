@@ -53,6 +53,9 @@ pub(super) async fn logs(
             }
         })?;
     }
+    if writer.is_none() {
+        console.say("no lines\n");
+    }
     Ok(())
 }
 

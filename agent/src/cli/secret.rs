@@ -14,6 +14,7 @@ use super::error::CliError;
 use super::output::Console;
 use super::show;
 use crate::keys;
+use crate::report::nearest;
 
 /// One byte more than the agent takes, so that it refuses what is too large.
 const LONGEST_VALUE: u64 = (256 << 10) + 2;
@@ -31,14 +32,14 @@ pub(super) async fn run(
             let mut agent = connect(socket).await?;
             change(&mut agent, &app, &name, Some(value)).await?;
             console.print(&format!("secret {name:?} of app {app:?} set\n"))?;
-            hint(&mut agent, console, app).await;
+            hint(&mut agent, console, app, &name).await;
             Ok(())
         }
         SecretCommand::Rm { app, name } => {
             let mut agent = connect(socket).await?;
             change(&mut agent, &app, &name, None).await?;
             console.print(&format!("secret {name:?} of app {app:?} removed\n"))?;
-            hint(&mut agent, console, app).await;
+            hint(&mut agent, console, app, &name).await;
             Ok(())
         }
         SecretCommand::Ls { app } => {
@@ -70,8 +71,19 @@ async fn change(
     Ok(())
 }
 
-/// ACA's rule: what runs keeps the value that it started with. Where nothing runs, there is nothing to say.
-async fn hint(agent: &mut Agent, console: &mut Console, app: String) {
+/// ACA's rule: what runs keeps the value that it started with. Where nothing runs, there is nothing to say, and a secret
+/// that the document does not list reaches nothing.
+async fn hint(agent: &mut Agent, console: &mut Console, app: String, name: &str) {
+    let request = v1::SecretsRequest { app: app.clone() };
+    let Ok(reply) = agent.secrets(brief(request)).await else { return };
+    let secrets = reply.into_inner().secrets;
+    let listed = secrets.iter().filter(|secret| secret.listed);
+    if !listed.clone().any(|secret| secret.name == name) {
+        let near = nearest(name, listed.map(|secret| secret.name.as_str()));
+        let near = near.map(|near| format!(", which lists {near:?}")).unwrap_or_default();
+        console.say(&format!("hint: {name:?} is not listed by the document of {app:?}{near}\n"));
+        return;
+    }
     let Ok(status) = agent.app(brief(v1::AppRequest { app })).await else { return };
     let revisions = status.into_inner().revisions;
     for revision in revisions.iter().filter(|revision| 0 < revision.replicas) {

@@ -102,6 +102,9 @@ pub(super) fn environments(environments: &[EnvironmentStatus], now: WallTime) ->
 
 /// `skerry images`.
 pub(super) fn images(images: &[Image]) -> String {
+    if images.is_empty() {
+        return "no images\n".to_owned();
+    }
     let mut table = Table::new(["IMAGE", "DIGEST", "SIZE", "PLATFORM", "IMPORTED"]);
     for image in images {
         table.row([
@@ -117,6 +120,9 @@ pub(super) fn images(images: &[Image]) -> String {
 
 /// `skerry secret ls`.
 pub(super) fn secrets(secrets: &[KnownSecret]) -> String {
+    if secrets.is_empty() {
+        return "no secrets\n".to_owned();
+    }
     let mut table = Table::new(["SECRET", "VALUE", "LISTED"]);
     for secret in secrets {
         let value = if secret.has_value { "set" } else { "missing" };

@@ -290,6 +290,27 @@ async fn a_reason_is_explained_without_an_agent() {
         hint: did you mean OOMKilled?
     "#]]
     .assert_eq(&skerry(nowhere, "explain OomKilld").await);
+    expect![[r#"
+        error: "Nothingness" is not a reason
+        hint: skerry explain lists them
+    "#]]
+    .assert_eq(&skerry(nowhere, "explain Nothingness").await);
+    check(
+        "explain oomkilled",
+        expect![[r#"
+        The container used more memory than its limit.
+        Raise resources.memory, or find the leak.
+    "#]],
+    )
+    .await;
+    check(
+        "explain hello--0000001",
+        expect![[r#"
+        error: there is no app "hello--0000001" (UnknownApp)
+        hint: did you mean "hello"?
+    "#]],
+    )
+    .await;
     let all = skerry(nowhere, "explain").await;
     assert_eq!(all.lines().count(), 3 * Reason::ALL.len());
 }
@@ -460,6 +481,13 @@ async fn log_lines_stand_alone_and_a_change_of_writer_beside_them() {
         "logs hello --container main --timestamps",
         expect![[r#"
         2026-11-23T01:02:03.000000001Z listening on :8080
+    "#]],
+    )
+    .await;
+    check(
+        "logs hello --container nothing",
+        expect![[r#"
+        no lines
     "#]],
     )
     .await;

@@ -57,8 +57,12 @@ pub(super) async fn traffic(
     args: TrafficArgs,
 ) -> Result<(), CliError> {
     let app = agent.app(brief(v1::AppRequest { app: args.app })).await?.into_inner();
-    let request = Names::of(&app).request(&args.changes)?;
-    let reply = agent.traffic(brief(request)).await?.into_inner();
+    let shown = v1::TrafficRequest { app: app.app.clone(), ..Default::default() };
+    let mut reply = agent.traffic(brief(shown)).await?.into_inner();
+    if !args.changes.is_empty() {
+        let request = Names::of(&app, &reply).request(&args.changes)?;
+        reply = agent.traffic(brief(request)).await?.into_inner();
+    }
     console.answer(output, &reply, |reply| table(reply, &app))
 }
 
@@ -70,11 +74,16 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(app: &'a v1::AppStatus) -> Self {
+    /// A status tells the labels that lead somewhere, the split those of inactive revisions too.
+    fn of(app: &'a v1::AppStatus, shown: &'a v1::TrafficReply) -> Self {
         let revisions = app.revisions.iter();
-        let labels = revisions.clone().flat_map(|revision| {
+        let leading = revisions.clone().flat_map(|revision| {
             revision.labels.iter().map(|label| (label.to_lowercase(), revision.name.as_str()))
         });
+        let labelled = shown.weights.iter().filter(|entry| !entry.label.is_empty());
+        let labels = labelled
+            .map(|entry| (entry.label.to_lowercase(), entry.revision.as_str()))
+            .chain(leading);
         Self {
             app: &app.app,
             revisions: revisions.map(|revision| revision.name.as_str()).collect(),
@@ -91,6 +100,10 @@ impl<'a> Names<'a> {
         let mut request = v1::TrafficRequest { app: self.app.to_owned(), ..Default::default() };
         for (change, _) in labels {
             let label = self.label(change)?;
+            if change.right.is_empty() && !self.labels.contains_key(&label.label) {
+                let labels = self.labels.keys().map(String::as_str);
+                return Err(self.unknown(&change.left, "a label", labels));
+            }
             if change.right.is_empty() {
                 self.labels.remove(&label.label);
             } else {
@@ -106,6 +119,11 @@ impl<'a> Names<'a> {
     }
 
     fn label(&self, change: &Change) -> Result<v1::Label, CliError> {
+        if change.left == LATEST && self.revision(&change.right).is_err() {
+            let message = format!("{:?} is no weight", change.right);
+            let hint = Some("a weight is a number from 0 to 100".to_owned());
+            return Err(CliError::Typed { message, hint });
+        }
         if change.left == LATEST {
             return Err(CliError::Typed {
                 message: "latest is no label: it follows the newest revision that is ready"
@@ -260,12 +278,21 @@ mod tests {
         v1::AppStatus { app: "hello".to_owned(), revisions, ..Default::default() }
     }
 
+    fn split() -> v1::TrafficReply {
+        let asleep = v1::Weight {
+            label: "asleep".to_owned(),
+            revision: "hello--0000001".to_owned(),
+            ..Default::default()
+        };
+        v1::TrafficReply { weights: vec![asleep] }
+    }
+
     /// The weights, then the labels; or what a person reads.
     #[track_caller]
     fn check(line: &str, expected: &str) {
         let changes: Vec<Change> =
             line.split_whitespace().map(|change| change.parse().unwrap()).collect();
-        let text = match Names::of(&app()).request(&changes) {
+        let text = match Names::of(&app(), &split()).request(&changes) {
             Ok(request) => {
                 let weights = request.weights.iter().map(|weight| {
                     let label = if weight.label.is_empty() { "" } else { "@" };
@@ -291,6 +318,8 @@ mod tests {
         check("blue=0000002", "blue->hello--0000002");
         check("blue=hello--green Canary=green", "blue->hello--green canary->hello--green");
         check("blue=", "blue->");
+        check("asleep= blue=10", "@blue=10 asleep->");
+        check("asleep=10", "@asleep=10");
         check("hello--gone=0", "hello--gone=0");
         check("0000002=150", "hello--0000002=150");
     }
@@ -343,6 +372,8 @@ mod tests {
             "error: \"50%\" is not a revision of hello\n\
              hint: see skerry revisions hello; a weight is a number from 0 to 100",
         );
+        check("bleu=", "error: \"bleu\" is not a label of hello\nhint: did you mean blue?");
+        check("latest=-1", "error: \"-1\" is no weight\nhint: a weight is a number from 0 to 100");
         check(
             "latest=green",
             "error: latest is no label: it follows the newest revision that is ready\n\

@@ -94,6 +94,7 @@ fn empty(record: &Record) -> ObservedReplica {
         environment: record.environment.clone(),
         boot: record.boot.clone(),
         template_digest: record.facts.template_digest.parse().unwrap_or_else(|_| unknown()),
+        grace: record.facts.grace_secs.map(|secs| Duration::from_secs(secs.into())),
         address: record.facts.address,
         containers: BTreeMap::new(),
     }
@@ -190,6 +191,7 @@ mod tests {
             boot: "b".to_owned(),
             facts: Facts {
                 template_digest: Digest::of(b"t").to_string(),
+                grace_secs: None,
                 address: [10, 0, 0, 2].into(),
                 role,
                 stop_signal: 15,

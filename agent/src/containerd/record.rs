@@ -39,6 +39,9 @@ pub(super) struct Facts {
     pub(super) role: Role,
     /// The signal that asks it to stop, as a number.
     pub(super) stop_signal: u32,
+    /// Seconds from that signal to the end; earlier releases did not say.
+    #[serde(default)]
+    pub(super) grace_secs: Option<u32>,
 }
 
 /// What a container is in its replica.
@@ -78,6 +81,7 @@ pub(super) fn describe(
         address: order.place.address,
         role,
         stop_signal,
+        grace_secs: order.template.termination_grace_period_secs,
     };
     let value = serde_json::to_vec(&facts).expect("facts are plain fields");
     let facts = Any { type_url: EXTENSION.to_owned(), value };

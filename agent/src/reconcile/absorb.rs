@@ -321,6 +321,7 @@ fn observed(order: &ReplicaOrder, containers: BTreeMap<String, ContainerState>) 
         environment: order.environment.clone(),
         boot: order.boot.clone(),
         template_digest: order.template_digest,
+        grace: order.template.grace(),
         address: order.place.address,
         containers,
     }

@@ -204,6 +204,11 @@ fn lost(deed: &str) -> Trouble {
     Trouble { reason: Reason::ContainerdFailed, details }
 }
 
+pub(super) async fn listening<R: Runtime>(runtime: R, replica: ReplicaName) -> Outcome {
+    let listeners = runtime.listening(&replica).await;
+    Outcome::Listens(replica, listeners)
+}
+
 async fn start<R: Runtime, N: Network>(
     runtime: &R,
     network: &N,

@@ -6,6 +6,7 @@ use domain::model::ReplicaName;
 use domain::replica::Listener;
 use futures_util::FutureExt as _;
 
+use super::act::listening;
 use super::{Deed, Outcome, Reconciler};
 use crate::network::Network;
 use crate::runtime::{Runtime, RuntimeError};
@@ -30,11 +31,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.asked_ports.insert(replica.clone(), now);
             let runtime = self.runtime.clone();
             let lost = Outcome::Listens(replica.clone(), Ok(Vec::new()));
-            let ask = async move {
-                let listeners = runtime.listening(&replica).await;
-                Outcome::Listens(replica, listeners)
-            };
-            self.begin(Deed { name: "ports", work: ask.boxed(), lost });
+            let work = listening(runtime, replica).boxed();
+            self.begin(Deed { name: "ports", work, lost });
         }
     }
 

@@ -332,7 +332,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     pub(super) fn known(&self, app: &AppName) -> Result<AppRecord, Refusal> {
         let record = self.state.apps.get(app).filter(|record| record.accepted.is_some());
         record.cloned().ok_or_else(|| {
-            lasting(vec![refusal(Reason::UnknownApp, "", format!("there is no app {app}"))])
+            lasting(vec![refusal(
+                Reason::UnknownApp,
+                "",
+                format!("there is no app {:?}", app.as_str()),
+            )])
         })
     }
 

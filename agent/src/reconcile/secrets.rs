@@ -46,7 +46,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             None => {
                 if record.secrets.remove(name).is_none() {
                     let message = format!("no value of {name:?} is known");
-                    return Err(lasting(vec![refusal(Reason::UnknownSecret, "name", message)]));
+                    return Err(lasting(vec![refusal(Reason::UnknownSecret, "", message)]));
                 }
             }
         }

@@ -9,7 +9,7 @@ use domain::document::{
     parse_environment, parse_withheld,
 };
 use domain::event::Event;
-use domain::model::{Digest, Moment, WallTime};
+use domain::model::{Digest, Moment, RevisionName, WallTime};
 use domain::reason::Reason;
 use domain::replica::{ResolvedImage, Trouble};
 use domain::secrets::{self, Kind};
@@ -158,13 +158,19 @@ pub(super) fn app_message(app: &AppRecord, seal: &Seal) -> stored::App {
         traffic: app.traffic.as_ref().map(|entries| stored::Split {
             entries: entries.iter().map(traffic_message).collect(),
         }),
-        labels: app
-            .labels
-            .iter()
-            .map(|(label, revision)| (label.clone(), revision.to_string()))
-            .collect(),
+        labels: labels_message(&app.labels),
+        moving: labels_message(&app.moving),
         refused: app.refused.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn labels_message(labels: &BTreeMap<String, RevisionName>) -> BTreeMap<String, String> {
+    labels.iter().map(|(label, revision)| (label.clone(), revision.to_string())).collect()
+}
+
+fn read_labels(labels: &BTreeMap<String, String>) -> BTreeMap<String, RevisionName> {
+    let read = |(label, name): (&String, &String)| Some((label.clone(), name.parse().ok()?));
+    labels.iter().filter_map(read).collect()
 }
 
 fn traffic_message(entry: &TrafficEntry) -> stored::TrafficEntry {
@@ -273,11 +279,8 @@ pub(super) fn read_app(message: &stored::App, reader: &mut Reader<'_>) -> Option
             .traffic
             .as_ref()
             .map(|split| split.entries.iter().map(read_traffic).collect()),
-        labels: message
-            .labels
-            .iter()
-            .filter_map(|(label, revision)| Some((label.clone(), revision.parse().ok()?)))
-            .collect(),
+        labels: read_labels(&message.labels),
+        moving: read_labels(&message.moving),
         refused: message.refused.iter().filter_map(|digest| digest.parse().ok()).collect(),
     })
 }

@@ -114,9 +114,16 @@ impl App {
             "/stat" => stat(&query.text("path")),
             "/ws" => upgrade(request),
             "/grpc.test/Echo" => grpc(request),
+            other if is_healthy(other) => text(StatusCode::OK, "healthy\n"),
             _ => text(StatusCode::NOT_FOUND, format!("testapp has no {path}\n")),
         })
     }
+}
+
+/// Whether `HEALTHY` lists `path`.
+fn is_healthy(path: &str) -> bool {
+    let list = env::var("HEALTHY").unwrap_or_default();
+    list.split(',').any(|entry| entry == path)
 }
 
 fn health(name: &str) -> Response<Body> {

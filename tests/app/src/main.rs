@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `PORT`, `PORTS` | where it listens, 8080 if neither is given; `PORTS` is a list: `8080,8081` |
 //! | `VERSION` | told by `/`, so that a test sees which revision answered |
+//! | `HEALTHY` | paths of probes that answer 200: `/healthz,/readyz` |
 //! | `START_DELAY_MS` | waits before it listens |
 //! | `READY_AFTER_MS` | `/ready` answers 503 until then |
 //! | `IGNORE_TERM` | does not heed SIGTERM |

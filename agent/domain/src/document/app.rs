@@ -413,6 +413,13 @@ pub struct Template {
     pub extras: Extras,
 }
 
+impl Template {
+    /// From SIGTERM to SIGKILL, where it says so.
+    pub fn grace(&self) -> Option<std::time::Duration> {
+        self.termination_grace_period_secs.map(|secs| std::time::Duration::from_secs(secs.into()))
+    }
+}
+
 /// What the `skerry` block asks for the containers of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extras {

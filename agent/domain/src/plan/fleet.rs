@@ -73,10 +73,17 @@ impl<'a> Fleet<'a> {
             let all = app.revisions.iter().filter(|revision| revision.active);
             let complete = all.filter(move |revision| {
                 let needed = rollout::needed(app, revision);
-                1 <= needed && needed <= self.ready(&revision.name)
+                1 <= needed && needed <= self.renewed(&revision.name)
             });
             complete.map(|revision| &revision.name)
         })
+    }
+
+    /// How many of them are ready that were made since the last restart by a person.
+    fn renewed(&self, revision: &RevisionName) -> u32 {
+        let all = self.replicas(revision).iter();
+        let renewed = all.filter(|replica| replica.ready && !replica.outdated).count();
+        u32::try_from(renewed).unwrap_or(u32::MAX)
     }
 
     /// How many of them are ready.

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use super::World;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::reason::Reason;
 use crate::replica::{ContainerState, Listener, Survey, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
@@ -248,6 +249,18 @@ impl Memory {
         restarts.up_since = now;
         restarts.runs = false;
         restarts.trouble = trouble;
+    }
+
+    /// Something keeps a revision from starting. Where that is no fault of its own and heals by itself, its time to
+    /// become ready begins when it can.
+    pub(super) fn hold_back(&mut self, revision: &RevisionName, trouble: Trouble, now: Moment) {
+        let heals = [Reason::WaitingForStop, Reason::SecretValueMissing, Reason::StorageMissing];
+        if let Some(trial) = self.trials.get_mut(revision)
+            && heals.contains(&trouble.reason)
+        {
+            trial.changed = Some(now);
+        }
+        self.note(revision, trouble);
     }
 
     pub(crate) fn note(&mut self, revision: &RevisionName, trouble: Trouble) {

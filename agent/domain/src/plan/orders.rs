@@ -21,7 +21,8 @@ pub(super) fn fetch(record: &AppRecord, revision: &RevisionRecord) -> FetchOrder
         .chain(&template.containers)
         .map(|container| container.image.clone())
         .collect();
-    let logins = record.document().map(|document| logins(record, document)).unwrap_or_default();
+    let document = record.document_of(revision);
+    let logins = document.map(|document| logins(record, document)).unwrap_or_default();
     FetchOrder { revision: revision.name.clone(), images: images.into_iter().collect(), logins }
 }
 
@@ -37,6 +38,18 @@ fn logins(record: &AppRecord, document: &AppDocument) -> Vec<RegistryLogin> {
     document.configuration.registries.iter().filter_map(login).collect()
 }
 
+/// What a replica needs that lies elsewhere and may come later: secrets, storages, what the board's owner allows.
+pub(crate) fn check(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    world: World<'_>,
+) -> Result<(), Trouble> {
+    let Some(document) = record.document_of(revision) else { return Ok(()) };
+    check_secrets(record, document, revision)?;
+    world.settings.allowances.still_permit(&revision.template.extras)?;
+    storages::check(&document.environment, &revision.template, world)
+}
+
 /// A new replica with a place of its own; none while its environment has no network.
 pub(super) fn fresh(
     record: &AppRecord,
@@ -48,7 +61,7 @@ pub(super) fn fresh(
     let Some(subnet) = world.subnets.get(&document.environment) else {
         return world.network.map_or(Ok(None), |trouble| Err(trouble.clone()));
     };
-    check(record, document, revision, world)?;
+    check(record, revision, world)?;
     let mut taken = fleet::addresses(world);
     taken.extend(memory.last_address(&document.environment));
     let last = memory.last_address(&document.environment);
@@ -68,24 +81,11 @@ pub(super) fn existing(
     replica: &ReplicaView<'_>,
     world: World<'_>,
 ) -> Result<Option<ReplicaOrder>, Trouble> {
-    let Some(document) = record.document_of(revision) else { return Ok(None) };
-    check(record, document, revision, world)?;
+    check(record, revision, world)?;
     let mark = replica.observed.map_or(revision.mark(), |observed| observed.template_digest);
     let order = order(record, revision, replica.name.clone(), replica.address, world);
     // A container that is started afresh stays one of its replica, be that from before a restart.
     Ok(order.map(|order| ReplicaOrder { template_digest: mark, ..order }))
-}
-
-/// What a replica needs is there, and its owner still allows it.
-fn check(
-    record: &AppRecord,
-    document: &AppDocument,
-    revision: &RevisionRecord,
-    world: World<'_>,
-) -> Result<(), Trouble> {
-    check_secrets(record, document, revision)?;
-    world.settings.allowances.still_permit(&revision.template.extras)?;
-    storages::check(&document.environment, &revision.template, world)
 }
 
 fn order(

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::model::Moment;
-use crate::plan::{Action, Fleet, Memory, Plan, Surveyed, World};
+use crate::plan::{Action, Fleet, Memory, Plan, Surveyed, World, orders};
 use crate::reason::Reason;
 use crate::replica::{Survey, Trouble};
+use crate::rollout::diagnosis;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::window;
 
@@ -17,6 +18,9 @@ const CLOCK_CHECK: Duration = Duration::from_hours(1);
 
 /// Between two looks at a board that has no room, or at an app that keeps its lock.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// The one that serves is waited for so long after the agent first saw it; one that is broken is not.
+const COMES_UP: Duration = Duration::from_mins(1);
 
 /// What a second copy may need beyond what the first one uses: a tenth, and this.
 const MARGIN: u64 = 16 << 20;
@@ -30,6 +34,13 @@ pub(super) fn may_start(
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> bool {
+    if one_before(record, revision).is_some()
+        && let Err(trouble) = orders::check(record, revision, world)
+    {
+        // It heals by itself; until then the one that serves need not stop for it.
+        memory.note(&revision.name, trouble);
+        return false;
+    }
     let surges = !super::stops_first(record, revision);
     let copies = if surges { u64::from(super::target(record, revision)) } else { 0 };
     passes(record, revision, copies, fleet, world, memory, plan)
@@ -56,10 +67,20 @@ fn passes(
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> bool {
-    let Some(before) = one_before(record, revision, fleet) else { return true };
+    let Some(before) = one_before(record, revision) else { return true };
     if let Err((trouble, again)) = in_window(record, revision, world) {
         memory.note(&revision.name, trouble);
         plan.wake_by(again);
+        return false;
+    }
+    if fleet.replicas(&before.name).is_empty() && record.wanted_of(before).count() == 0 {
+        return true;
+    }
+    if let Some(at) = comes_up(before, fleet, world, memory) {
+        // After a power cut the one that serves comes first: what it uses is not known before.
+        let details = format!("{} starts first", before.name);
+        memory.note(&revision.name, Trouble { reason: Reason::ContainerStarting, details });
+        plan.wake(at);
         return false;
     }
     let known = memory.survey(&record.name).cloned();
@@ -87,15 +108,31 @@ fn passes(
     }
 }
 
-/// The revision that it would take over from, if that one has replicas: else nobody is in the way.
-fn one_before<'a>(
-    record: &'a AppRecord,
-    revision: &RevisionRecord,
-    fleet: &Fleet<'_>,
-) -> Option<&'a RevisionRecord> {
+/// The revision that it would take over from.
+fn one_before<'a>(record: &'a AppRecord, revision: &RevisionRecord) -> Option<&'a RevisionRecord> {
     let single = record.mode() == crate::document::RevisionsMode::Single;
-    let serving = record.serving().filter(|serving| single && serving.name != revision.name)?;
-    (!fleet.replicas(&serving.name).is_empty()).then_some(serving)
+    record.serving().filter(|serving| single && serving.name != revision.name)
+}
+
+/// Until when the one that serves is waited for, while it comes up after a power cut or a start of the agent.
+fn comes_up(
+    before: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &Memory,
+) -> Option<Moment> {
+    let views = fleet.replicas(&before.name);
+    let fails = views.iter().any(|view| {
+        diagnosis::of_replica(before, view, memory)
+            .is_some_and(|trouble| diagnosis::is_failure(trouble.reason))
+    });
+    let stands =
+        0 < fleet.ready(&before.name) || memory.last_ready(&before.name).is_some() || fails;
+    if stands || memory.trouble(&before.name).is_some() {
+        return None;
+    }
+    let until = memory.first_seen(&before.name).unwrap_or(world.now).after(COMES_UP);
+    (world.now < until).then_some(until)
 }
 
 /// Why the window of the app's document is closed, and when it opens.

@@ -3,6 +3,7 @@
 use super::Change;
 use crate::document::RevisionsMode;
 use crate::model::RevisionName;
+use crate::plan::Fleet;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
@@ -13,11 +14,12 @@ const INACTIVE_KEPT: u32 = 100;
 const FIRST_LABEL: &str = "label-1";
 
 /// What goes, and what gets a label, now that no revision moves.
-pub(super) fn surplus(record: &AppRecord) -> Vec<(RevisionName, Change)> {
+pub(super) fn surplus(record: &AppRecord, fleet: &Fleet<'_>) -> Vec<(RevisionName, Change)> {
     match record.mode() {
         RevisionsMode::Single => {
+            let stay = alone(record, fleet);
             let active = record.revisions.iter().filter(|revision| revision.active);
-            let goes = active.filter(|revision| !stays_alone(record, revision));
+            let goes = active.filter(|revision| !stay.contains(&Some(&revision.name)));
             goes.map(|revision| (revision.name.clone(), Change::Retire)).collect()
         }
         RevisionsMode::Multiple => Vec::new(),
@@ -25,29 +27,29 @@ pub(super) fn surplus(record: &AppRecord) -> Vec<(RevisionName, Change)> {
     }
 }
 
-/// In Single mode there are the newest, the one on trial, and the last one that was committed before it.
-fn stays_alone(record: &AppRecord, revision: &RevisionRecord) -> bool {
-    let newest = |phase: Phase| {
+/// In Single mode there are the newest, the one on trial, the last one that was committed before it, and one that
+/// serves in its place while it cannot.
+fn alone<'a>(record: &'a AppRecord, fleet: &Fleet<'_>) -> [Option<&'a RevisionName>; 4] {
+    let newest = |holds: &dyn Fn(&RevisionRecord) -> bool| {
         let mut all = record.revisions.iter().rev();
-        all.find(|one| one.active && one.phase == phase).map(|one| &one.name)
+        all.find(|one| one.active && holds(one)).map(|one| &one.name)
     };
-    let latest = record.revisions.iter().rev().find(|one| one.active).map(|one| &one.name);
-    let committed = newest(Phase::Committed);
-    let on_trial = newest(Phase::Probation).filter(|trial| {
+    let committed = |one: &RevisionRecord| one.phase == Phase::Committed;
+    let latest = newest(&|_| true);
+    let serves = newest(&|one| committed(one) && 0 < fleet.ready(&one.name));
+    let committed = newest(&committed);
+    let on_trial = newest(&|one| one.phase == Phase::Probation).filter(|trial| {
         // One on trial that is older than what is committed lost its turn.
         let at = |name: &RevisionName| record.revisions.iter().position(|one| one.name == *name);
         committed.is_none_or(|committed| at(committed) < at(trial))
     });
-    [latest, committed, on_trial].contains(&Some(&revision.name))
+    [latest, committed, serves, on_trial]
 }
 
 /// In Labels mode a revision lives while a label names it, or while it is on its way to one.
 fn labelled(record: &AppRecord) -> Vec<(RevisionName, Change)> {
     let named = |revision: &RevisionRecord| {
-        record.labels.values().any(|name| *name == revision.name)
-            || super::super::traffic::entries(record).iter().any(|entry| {
-                entry.label.is_some() && entry.revision.as_ref() == Some(&revision.name)
-            })
+        record.labels.values().chain(record.moving.values()).any(|name| *name == revision.name)
     };
     let active = || record.revisions.iter().filter(|revision| revision.active);
     if !active().any(named)
@@ -87,4 +89,5 @@ pub(super) fn prune(record: &mut AppRecord) {
     });
     let known: Vec<RevisionName> = record.revisions.iter().map(|one| one.name.clone()).collect();
     record.labels.retain(|_, name| known.contains(name));
+    record.moving.retain(|_, name| known.contains(name));
 }

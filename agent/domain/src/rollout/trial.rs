@@ -69,7 +69,10 @@ pub(super) fn judge(
             return Verdict::Failed(trouble);
         }
         let lost = !starts && last_ready.is_some() && probed <= world.now;
-        let late = ready < asked && deadline <= world.now && (starts || last_ready.is_none());
+        // One of several that stays unready holds the trial open: no longer than it may take to become ready.
+        let since = last_ready.filter(|_| !starts).unwrap_or_default();
+        let waited = deadline.max(since.after(secs(|block| block.ready_deadline_secs)));
+        let late = ready < asked && waited <= world.now;
         if ready == 0 && lost {
             return Verdict::Failed(diagnosis::lost(record, revision, fleet, world, memory));
         }
@@ -78,7 +81,7 @@ pub(super) fn judge(
         }
     }
     if revision.phase == Phase::Probation {
-        let over = entered.after(secs(|block| block.probation_secs));
+        let over = entered.max(changed).after(secs(|block| block.probation_secs));
         if over <= world.now && asked <= ready {
             return Verdict::Ready;
         }

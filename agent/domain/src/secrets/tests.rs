@@ -22,7 +22,7 @@ fn after(known: Option<&AppRecord>, secrets: &str, template: &str) -> AppRecord 
     };
     match intake::app(known, &parsed.name, *document, parsed.warnings, incoming) {
         Verdict::Changed(record) => *record,
-        other => panic!("{other:?}"),
+        other @ (Verdict::Unchanged | Verdict::Refused(_)) => panic!("{other:?}"),
     }
 }
 

@@ -4,7 +4,8 @@ use super::Scene;
 use super::network::split;
 use crate::document::Finding;
 use crate::model::WallTime;
-use crate::plan::ReplicaView;
+use crate::plan::{Doing, ReplicaView};
+use crate::probe::Health;
 use crate::reason::Reason;
 use crate::replica::Trouble;
 use crate::rollout;
@@ -91,7 +92,8 @@ fn running_status(
     if record.stopped || record.removed {
         return RunningStatus::Stopped;
     }
-    if record.wanted_replicas() == Wanted::PinnedToZero {
+    let none_active = !record.revisions.iter().any(|revision| revision.active);
+    if none_active || record.wanted_replicas() == Wanted::PinnedToZero {
         return RunningStatus::Ready;
     }
     let serves = revisions
@@ -114,6 +116,8 @@ fn revision_status(
     replicas.reverse();
     let ready = scene.fleet.ready(&revision.name);
     let there = u32::try_from(views.len()).unwrap_or(u32::MAX);
+    // Those that drain and stop count no more, and keep their revision from being gone.
+    let left = there.saturating_add(leaving(revision, scene));
     let trouble = revision_trouble(record, revision, &replicas, scene);
     let names = split.labels.iter().filter(|(_, name)| **name == revision.name);
     RevisionStatus {
@@ -124,14 +128,22 @@ fn revision_status(
         labels: names.map(|(label, _)| label.clone()).collect(),
         replicas: there,
         ready_replicas: ready,
-        provisioning_state: provisioning_state(record, revision, there, scene),
-        running_state: running_state(record, revision, &replicas, ready),
+        provisioning_state: provisioning_state(record, revision, left, scene),
+        running_state: running_state(record, revision, &replicas, ready, left),
         health_state: health_state(views, ready, there),
         reason: trouble.as_ref().map(|trouble| trouble.reason),
         details: trouble.map(|trouble| trouble.details).unwrap_or_default(),
         image: image(revision),
         replica_list: replicas,
     }
+}
+
+/// Replicas of a revision that are being stopped.
+fn leaving(revision: &RevisionRecord, scene: Scene<'_>) -> u32 {
+    let stops = |name| matches!(scene.world.doing.get(name), Some(Doing::Stopping));
+    let seen = scene.world.observed.iter();
+    let left = seen.filter(|(name, seen)| seen.revision == revision.name && stops(*name)).count();
+    u32::try_from(left).unwrap_or(u32::MAX)
 }
 
 fn provisioning_state(
@@ -162,18 +174,21 @@ fn running_state(
     revision: &RevisionRecord,
     replicas: &[ReplicaStatus],
     ready: u32,
+    left: u32,
 ) -> RunningState {
     let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
     if revision.phase == Phase::RolledBack {
         return RunningState::Failed;
     }
     if !revision.active {
-        return if 0 < there { RunningState::Deprovisioning } else { RunningState::Stopped };
+        return if 0 < left { RunningState::Deprovisioning } else { RunningState::Stopped };
     }
-    let failing = replicas.iter().any(|replica| replica.reason.is_some_and(is_failure));
+    // Before it was ever ready a closed port may open yet.
+    let fails = |reason| is_failure(reason) || (reason == Reason::PortClosed && revision.was_ready);
+    let failing = replicas.iter().any(|replica| replica.reason.is_some_and(fails));
     let allowed = rollout::allowed(record, revision);
     match record.wanted_of(revision) {
-        Wanted::None if 0 < there => RunningState::Deprovisioning,
+        Wanted::None if 0 < left => RunningState::Deprovisioning,
         Wanted::None => RunningState::Stopped,
         Wanted::PinnedToZero => RunningState::ScaledToZero,
         Wanted::Some(_) if failing && ready == 0 && !revision.was_ready => {
@@ -196,7 +211,8 @@ fn running_state(
 
 fn health_state(views: &[ReplicaView<'_>], ready: u32, there: u32) -> HealthState {
     let failing = views.iter().any(|view| {
-        view.health.is_some_and(|health| (health.started || view.adopted) && !health.ready)
+        let failed = |health: &Health| health.failure.is_some() && !health.ready;
+        view.health.is_some_and(|health| (health.started || view.adopted) && failed(health))
     });
     if there == 0 || (ready == 0 && !failing) {
         HealthState::None
@@ -237,10 +253,12 @@ fn revision_trouble(
     }
     let allowed = rollout::allowed(record, revision);
     let waits = revision.is_candidate() && scene.memory.trouble(&revision.name).is_some();
+    let renews = scene.fleet.replicas(&revision.name).iter().any(|view| view.outdated);
     if revision.phase != Phase::Staged
         && revision.phase != Phase::Fetching
         && allowed <= scene.fleet.ready(&revision.name)
         && !waits
+        && !renews
     {
         return None;
     }
@@ -250,7 +268,7 @@ fn revision_trouble(
     if let Some(trouble) = scene.world.runtime {
         return Some(trouble.clone());
     }
-    if revision.images.is_empty() {
+    if revision.images.is_empty() || revision.refetch {
         return Some(stated(Reason::PullingImage));
     }
     let reason_of = |replica: &ReplicaStatus| {

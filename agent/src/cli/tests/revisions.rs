@@ -149,6 +149,7 @@ async fn what_was_done_to_a_revision_is_said_in_one_line() {
     expect![[r#"
         revision "hello--0000001" activated
         revision "hello--0000001" deactivated
+        hint: 100 % of the traffic was on it: skerry traffic hello
         revision "hello--0000002" is being restarted
         revision "hello--0000003" made, a copy of "hello--0000001"
         {

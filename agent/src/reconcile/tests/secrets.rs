@@ -113,7 +113,7 @@ async fn a_secret_that_cannot_be_is_refused() {
     board.send("hello", &document("{name: token}", 1)).await.unwrap();
     assert_eq!(set("A_B", Some("x")).await, (Reason::InvalidValue, "name".to_owned()));
     assert_eq!(set("token", Some("a\0b")).await, (Reason::InvalidValue, "value".to_owned()));
-    assert_eq!(set("token", None).await, (Reason::UnknownSecret, "name".to_owned()));
+    assert_eq!(set("token", None).await, (Reason::UnknownSecret, String::new()));
     let large: &'static str = Box::leak("x".repeat((256 << 10) + 1).into_boxed_str());
     assert_eq!(set("token", Some(large)).await, (Reason::InvalidValue, "value".to_owned()));
     let sealed = set("token", Some("sealed:AAAA")).await;

@@ -153,6 +153,7 @@ impl Runtime for Shared {
             environment: order.environment.clone(),
             boot: order.boot.clone(),
             template_digest: order.template_digest,
+            grace: order.template.grace(),
             address: order.place.address,
             containers: containers.map(|one| (one.name.clone(), ContainerState::Created)).collect(),
         };

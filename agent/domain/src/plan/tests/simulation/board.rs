@@ -127,6 +127,7 @@ impl Real {
             environment: order.environment.clone(),
             boot: order.boot.clone(),
             template_digest: order.template_digest,
+            grace: order.template.grace(),
             address: order.place.address,
             containers: containers.map(|one| (one.name.clone(), ContainerState::Created)).collect(),
         };

@@ -200,6 +200,7 @@ impl Run {
         let ready = views.iter().any(|view| view.name == *name && view.ready);
         if !current
             && !is_recreated(record, revision)
+            && revision.template.extras.devices.is_empty()
             && kept().filter(|one| one.ready).count() < wanted
         {
             return broken("stops one from before a restart too early", name.to_string());

@@ -100,7 +100,9 @@ impl Run {
             let ready = real.is_ready(self.now) && self.proved.contains(*name);
             is_of(name, &revision.name) && ready && !stops
         });
-        let known = record.revision(&revision.name).map_or(0, |known| asked(record, known));
+        // It has to come with as many as the one before it has.
+        let all = record.revisions.iter().map(|known| asked(record, known));
+        let known = all.max().unwrap_or(0);
         // One that became ready a moment ago may come too late.
         let settled = ready
             .filter(|(_, real)| real.ready_at + 5_000 < self.now && real.condemned_at > self.now);
@@ -169,7 +171,7 @@ impl Run {
                 && let Some(lost) = before.into_iter().flatten().find(well)
                 && let Some(record) = self.agent.state.apps.get(&service.app)
                 && is_single(record)
-                && !record.revisions.iter().any(|one| one.active && is_recreated(record, one))
+                && !record.revisions.iter().any(|one| one.active && makes_way(record, one))
                 && self.is_to_serve(record, lost)
             {
                 let details = format!("{lost} served {} and could still", service.app);
@@ -218,4 +220,10 @@ impl Run {
 fn is_of(name: &ReplicaName, revision: &RevisionName) -> bool {
     let rest = name.as_str().strip_prefix(revision.as_str());
     rest.is_some_and(|rest| rest.starts_with('-') && rest.len() == 6)
+}
+
+/// Its replicas stop before others come: it was asked for, or a restarted one holds a device.
+fn makes_way(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let holds = 0 < revision.restarts && !revision.template.extras.devices.is_empty();
+    holds || is_recreated(record, revision)
 }

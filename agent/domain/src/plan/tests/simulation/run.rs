@@ -14,7 +14,7 @@ use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder};
 use crate::rollout::Step;
 
 /// After the last happening there is time for every back-off, deadline and probation.
-const CALM: Time = 25 * 60_000;
+const CALM: Time = 40 * 60_000;
 
 /// More events at one instant than anything calls for.
 const MOST_AT_ONCE: u32 = 400;
@@ -194,7 +194,7 @@ impl Run {
             if record.is_some_and(super::wants::was_rolled_back) {
                 forced = true;
                 tally::add(&mut self.tally, "forced");
-                let ask = Ask { force: true, deadline: ask.deadline + 600, ..ask };
+                let ask = Ask { force: true, deadline: ask.deadline + 60, ..ask };
                 self.at(from + 1, Event::Happens(Happening::Send(number, ask)));
             }
         }
