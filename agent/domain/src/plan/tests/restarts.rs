@@ -116,6 +116,7 @@ impl Board {
             environment: environment.clone(),
             boot: BOOT.to_owned(),
             template_digest: revision.mark(),
+            grace: None,
             address: "10.213.0.5".parse().unwrap(),
             containers: [("main".to_owned(), main.clone())].into(),
         };
