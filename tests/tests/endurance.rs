@@ -183,7 +183,8 @@ fn a_crowd_does_not_notice_a_change() -> Result<()> {
         }
         let changes = || -> Result<()> {
             for version in [2, 1, 2] {
-                stage.control.desire("rolling", app(version).replicas(2))?;
+                let next = app(version).replicas(2).skerry("probationSeconds", 0);
+                stage.control.desire("rolling", next)?;
                 stage.control.await_running("rolling")?;
                 eventually("the old ones to be gone", LONG, || {
                     ensure!(stage.board.pids_of("rolling")?.len() == 2, "they run");

@@ -69,9 +69,9 @@ fn a_change_rolls_through_without_a_failed_request() -> Result<()> {
     })?;
     let after = stage.control.await_status("rolling", |status| {
         status["latestReadyRevisionName"] != before["latestReadyRevisionName"]
-            && status["runningStatus"] == "Running"
+            && status["revisions"][0]["phase"] == "Committed"
     })?;
-    assert_eq!(after["revisions"][0]["phase"], "Committed");
+    assert_eq!(after["runningStatus"], "Running");
     eventually("the old replica to be gone", LONG, || {
         let pids = stage.board.pids_of("rolling")?;
         ensure!(pids.len() == 1, "there are {}", pids.len());
