@@ -12,6 +12,7 @@ use std::time::Duration;
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use domain::document::Container;
+use domain::model::ReplicaName;
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
 use futures_util::future::{join_all, try_join_all};
@@ -39,7 +40,7 @@ const CREATE_TRIES: u32 = 5;
 const CREATE_WAIT: Duration = Duration::from_millis(20);
 
 /// A disk that was not taken out properly may have to be repaired by the kernel first.
-const MOUNT_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const MOUNT_LIMIT: Duration = Duration::from_mins(1);
 
 const SIGTERM: u32 = Signal::SIGTERM as u32;
 pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
@@ -291,7 +292,8 @@ impl Shared {
             return Ok(());
         }
         let order = order.clone();
-        self.mounting(move |volumes| volumes.make(&order)).await
+        let replica = order.replica.clone();
+        self.on_mounts(&replica, move |volumes| volumes.make(&order)).await
     }
 
     /// Just before its process is made: an init container may have made what a `subPath` names.
@@ -304,22 +306,23 @@ impl Shared {
             return Ok(());
         }
         let (order, container) = (order.clone(), container.clone());
-        self.mounting(move |volumes| volumes.show_parts(&order, &container)).await
+        let replica = order.replica.clone();
+        self.on_mounts(&replica, move |volumes| volumes.show_parts(&order, &container)).await
     }
 
     /// Mounts wait for disks, and a disk that fails makes them wait for long.
-    pub(super) async fn mounting(
+    pub(super) async fn on_mounts(
         &self,
+        replica: &ReplicaName,
         work: impl FnOnce(&Volumes) -> Result<(), Trouble> + Send + 'static,
     ) -> Result<(), RuntimeError> {
         let volumes = self.volumes.clone();
         let there = move || mounts::on_the_board(|| work(&volumes));
         let failed = |details: String| failure(Reason::VolumeFailed, details);
-        match tokio::time::timeout(MOUNT_LIMIT, tokio::task::spawn_blocking(there)).await {
-            Ok(Ok(Ok(done))) => done.map_err(RuntimeError::Failed),
-            Ok(Ok(Err(error))) => Err(failed(format!("cannot join the board's mounts: {error}"))),
-            Ok(Err(_)) => Err(failed("the mounting was given up".to_owned())),
-            Err(_) => Err(failed(format!("nothing was mounted in {MOUNT_LIMIT:?}"))),
+        match self.mounting.run(replica.as_str(), there).await {
+            Ok(Ok(done)) => done.map_err(RuntimeError::Failed),
+            Ok(Err(error)) => Err(failed(format!("cannot join the board's mounts: {error}"))),
+            Err(error) => Err(failed(format!("the mounts of {replica}: {error}"))),
         }
     }
 

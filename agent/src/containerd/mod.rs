@@ -9,6 +9,7 @@
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
 //!   watch      events → a pulse                      places     files in /etc, marks
 //!   devices    nodes of the board                    volumes, storages, mounts    what is mounted for a replica
+//!   threads    work that a dead disk may keep
 //! ```
 //!
 //! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
@@ -37,6 +38,7 @@ mod survey;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod user;
 mod volumes;
 mod watch;
@@ -59,6 +61,7 @@ use self::exec::Execs;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
+use self::threads::Threads;
 use self::volumes::Volumes;
 use crate::clock::Clock;
 use crate::logger;
@@ -105,6 +108,8 @@ struct Shared {
     settings: Settings,
     places: Places,
     volumes: Volumes,
+    mounting: Threads,
+    surveying: Threads,
     cgroups: Cgroups,
     open_files: u64,
     clock: Clock,
@@ -127,6 +132,8 @@ impl<I: ImageSource> Containerd<I> {
             calls: Calls { connection, snapshotter, runtime },
             places: Places::new(settings.run_dir.clone()),
             volumes: Volumes::new(&settings.run_dir, settings.volumes_dir.clone()),
+            mounting: Threads::new("mounts", lifecycle::MOUNT_LIMIT),
+            surveying: Threads::new("survey", survey::DEADLINE),
             settings,
             cgroups: Cgroups::detect(),
             open_files: spec::own_open_files(),

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -42,27 +41,19 @@ impl Owner {
 }
 
 /// Does something where PID 1's mounts are seen and made: the unit may have a mount namespace of its own, which
-/// containerd and runc do not look into.
-pub(super) fn on_the_board<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// containerd and runc do not look into. The thread cannot come back, so it is one that ends with the work.
+pub(super) fn on_the_board<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     let ours = fs::metadata("/proc/thread-self/ns/mnt")?.ino();
     let init = match File::open("/proc/1/ns/mnt") {
         // A sandbox that may not look at PID 1 shares its own mounts with its containerd.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(work()),
         init => init?,
     };
-    if init.metadata()?.ino() == ours {
-        return Ok(work());
+    if init.metadata()?.ino() != ours {
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(&init, CloneFlags::CLONE_NEWNS)?;
     }
-    // A thread of its own, because one that has gone over cannot come back.
-    let joined = thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_FS)?;
-            setns(&init, CloneFlags::CLONE_NEWNS)?;
-            Ok(work())
-        });
-        there.join().map_err(|_| Errno::EIO)
-    });
-    Ok(joined.and_then(|done: nix::Result<T>| done)?)
+    Ok(work())
 }
 
 /// An empty file system in memory, of at most `bytes`, that any user may write to.

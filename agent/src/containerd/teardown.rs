@@ -51,7 +51,7 @@ impl<I: ImageSource> Containerd<I> {
                     Err(Trouble { reason: Reason::VolumeFailed, details: failures.join("; ") })
                 }
             };
-            failures.note(self.shared.mounting(removed).await);
+            failures.note(self.shared.on_mounts(replica, removed).await);
         }
         failures.details.extend(places.remove(replica));
         if let Some(app) = app_of(replica) {
