@@ -25,6 +25,10 @@ const MIN_FILES: u64 = 1024;
 /// Mounts that lie on one another at a place; more than a few is a loop without end.
 const MAX_STACKED: u32 = 100;
 
+/// What is wrong where the agent's mounts are not those of PID 1, and it has no right to go there.
+const APART: &str = "the agent's unit sets it apart (ProtectSystem=, PrivateTmp=, ReadOnlyPaths= and the like do) and \
+                     takes CAP_SYS_ADMIN or CAP_SYS_CHROOT from it: leave out the one or the other";
+
 const NO_DATA: Option<&str> = None;
 
 /// Whose a folder is that is made because it is missing.
@@ -50,8 +54,11 @@ pub(super) fn on_the_board<T>(work: impl FnOnce() -> T) -> io::Result<T> {
         init => init?,
     };
     if init.metadata()?.ino() != ours {
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(&init, CloneFlags::CLONE_NEWNS)?;
+        let join = || {
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(&init, CloneFlags::CLONE_NEWNS)
+        };
+        join().map_err(|error| io::Error::other(format!("{error}; {APART}")))?;
     }
     Ok(work())
 }
@@ -88,6 +95,12 @@ pub(super) fn bind(opened: &OwnedFd, target: &Path) -> nix::Result<()> {
     let source = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
     mount(Some(source.as_str()), target, NO_DATA, MsFlags::MS_BIND, NO_DATA)?;
     keep_private(target)
+}
+
+/// Makes one place of a file system read-only, whoever writes to it at others. `flags` are those it was mounted with.
+pub(super) fn forbid_writing(target: &Path, flags: MsFlags) -> nix::Result<()> {
+    let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(NO_DATA, target, NO_DATA, flags, NO_DATA)
 }
 
 /// Where mounts are shared with their twins, the end of one would be the end of what is mounted below all of them.
