@@ -12,8 +12,9 @@ use std::time::Duration;
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use domain::document::Container;
+use domain::model::ReplicaName;
 use domain::reason::Reason;
-use domain::replica::{ReplicaOrder, Trouble};
+use domain::replica::{ReplicaOrder, ResolvedImage, Trouble};
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::signal::Signal;
 use tracing::{debug, warn};
@@ -24,7 +25,7 @@ use super::failure::{shim_went_away, start_failure};
 use super::image_source::{ImageConfig, ImageSource};
 use super::places::Mark;
 use super::record::{Record, Role, container_id, describe};
-use super::spec::{Ingredients, spec};
+use super::spec::{self, Ingredients, spec};
 use super::teardown::ending;
 use super::user::{self, User};
 use super::volumes::Volumes;
@@ -39,7 +40,7 @@ const CREATE_TRIES: u32 = 5;
 const CREATE_WAIT: Duration = Duration::from_millis(20);
 
 /// A disk that was not taken out properly may have to be repaired by the kernel first.
-const MOUNT_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const MOUNT_LIMIT: Duration = Duration::from_mins(1);
 
 const SIGTERM: u32 = Signal::SIGTERM as u32;
 pub(super) const SIGKILL: u32 = Signal::SIGKILL as u32;
@@ -74,11 +75,7 @@ impl<I: ImageSource> Containerd<I> {
         role: Role,
     ) -> Result<(), RuntimeError> {
         let calls = &self.shared.calls;
-        let Some(image) = order.images.get(&container.image) else {
-            let details =
-                format!("container {:?}: {} is not local", container.name, container.image);
-            return Err(failure(Reason::ImageNotFound, details));
-        };
+        let image = local(order, container)?;
         let config = self.images.config(image).await?;
         let id = container_id(&order.replica, &container.name);
         let describe = |user: &User| {
@@ -100,6 +97,18 @@ impl<I: ImageSource> Containerd<I> {
                 )
             })?;
         calls.create_container(describe(&user)?).await
+    }
+
+    /// Whether a container can be made again as the board is now: one that runs, if badly, is not ended in vain.
+    async fn look(&self, order: &ReplicaOrder, container: &Container) -> Result<(), RuntimeError> {
+        let image = self.images.config(local(order, container)?).await?;
+        spec::environment(order, container, &image).map_err(RuntimeError::Failed)?;
+        devices::look(&order.template.extras.devices).map_err(RuntimeError::Failed)?;
+        if order.template.volumes.is_empty() {
+            return Ok(());
+        }
+        let (order, replica) = (order.clone(), order.replica.clone());
+        self.shared.on_mounts(&replica, move |volumes| volumes.look(&order)).await
     }
 
     fn described(
@@ -271,6 +280,7 @@ impl<I: ImageSource> Containerd<I> {
             let details = format!("the template has no container {name:?}");
             return Err(failure(Reason::ContainerStartFailed, details));
         };
+        self.look(order, container).await?;
         let id = container_id(&order.replica, name);
         let records = self.shared.calls.containers(Some(&order.replica), Record::of).await?;
         let running = records.iter().filter(|record| record.id == id).map(ending).collect();
@@ -291,7 +301,8 @@ impl Shared {
             return Ok(());
         }
         let order = order.clone();
-        self.mounting(move |volumes| volumes.make(&order)).await
+        let replica = order.replica.clone();
+        self.on_mounts(&replica, move |volumes| volumes.make(&order)).await
     }
 
     /// Just before its process is made: an init container may have made what a `subPath` names.
@@ -304,22 +315,23 @@ impl Shared {
             return Ok(());
         }
         let (order, container) = (order.clone(), container.clone());
-        self.mounting(move |volumes| volumes.show_parts(&order, &container)).await
+        let replica = order.replica.clone();
+        self.on_mounts(&replica, move |volumes| volumes.show_parts(&order, &container)).await
     }
 
     /// Mounts wait for disks, and a disk that fails makes them wait for long.
-    pub(super) async fn mounting(
+    pub(super) async fn on_mounts(
         &self,
+        replica: &ReplicaName,
         work: impl FnOnce(&Volumes) -> Result<(), Trouble> + Send + 'static,
     ) -> Result<(), RuntimeError> {
         let volumes = self.volumes.clone();
         let there = move || mounts::on_the_board(|| work(&volumes));
         let failed = |details: String| failure(Reason::VolumeFailed, details);
-        match tokio::time::timeout(MOUNT_LIMIT, tokio::task::spawn_blocking(there)).await {
-            Ok(Ok(Ok(done))) => done.map_err(RuntimeError::Failed),
-            Ok(Ok(Err(error))) => Err(failed(format!("cannot join the board's mounts: {error}"))),
-            Ok(Err(_)) => Err(failed("the mounting was given up".to_owned())),
-            Err(_) => Err(failed(format!("nothing was mounted in {MOUNT_LIMIT:?}"))),
+        match self.mounting.run(replica.as_str(), there).await {
+            Ok(Ok(done)) => done.map_err(RuntimeError::Failed),
+            Ok(Err(error)) => Err(failed(format!("cannot join the board's mounts: {error}"))),
+            Err(error) => Err(failed(format!("the mounts of {replica}: {error}"))),
         }
     }
 
@@ -332,6 +344,17 @@ impl Shared {
         let (max_file_bytes, max_files) = (settings.max_log_file_bytes, settings.max_log_files);
         logger::Order { path, max_file_bytes, max_files }.uri(&settings.logger)
     }
+}
+
+/// The image that a container is made from.
+fn local<'a>(
+    order: &'a ReplicaOrder,
+    container: &Container,
+) -> Result<&'a ResolvedImage, RuntimeError> {
+    order.images.get(&container.image).ok_or_else(|| {
+        let details = format!("container {:?}: {} is not local", container.name, container.image);
+        failure(Reason::ImageNotFound, details)
+    })
 }
 
 pub(super) fn failure(reason: Reason, details: String) -> RuntimeError {

@@ -8,7 +8,8 @@
 //!   exec       the port `Exec`                       exec_calls one function per call
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
 //!   watch      events → a pulse                      places     files in /etc, marks
-//!   devices    nodes of the board                    volumes, storages, mounts    what is mounted for a replica
+//!   devices    nodes of the board                    volumes, vault, storages, mounts, remains
+//!   threads    work that a dead disk may keep                   what is mounted for a replica
 //! ```
 //!
 //! A replica has no container of its own that only holds its network: the namespace is made by `netlink` before, and
@@ -30,6 +31,7 @@ mod mounts;
 mod observe;
 mod places;
 mod record;
+mod remains;
 mod seccomp;
 mod spec;
 mod storages;
@@ -37,7 +39,9 @@ mod survey;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod user;
+mod vault;
 mod volumes;
 mod watch;
 
@@ -51,6 +55,7 @@ use domain::replica::{
     FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, last_words,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::calls::Calls;
 use self::cgroup::Cgroups;
@@ -59,6 +64,7 @@ use self::exec::Execs;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
+use self::threads::Threads;
 use self::volumes::Volumes;
 use crate::clock::Clock;
 use crate::logger;
@@ -105,6 +111,10 @@ struct Shared {
     settings: Settings,
     places: Places,
     volumes: Volumes,
+    /// Those that had volumes when the agent started.
+    earlier: Vec<ReplicaName>,
+    mounting: Threads,
+    surveying: Threads,
     cgroups: Cgroups,
     open_files: u64,
     clock: Clock,
@@ -123,10 +133,18 @@ impl<I: ImageSource> Containerd<I> {
     pub fn new(connection: Connection, settings: Settings, images: I, clock: Clock) -> Self {
         let execs = Execs::new(&settings.run_dir);
         let (snapshotter, runtime) = (settings.snapshotter.clone(), settings.runtime.clone());
+        let volumes = Volumes::new(&settings.run_dir, settings.volumes_dir.clone());
+        let earlier = volumes.replicas().unwrap_or_else(|error| {
+            warn!(%error, "volumes of an earlier run, if any, are left");
+            Vec::new()
+        });
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
             places: Places::new(settings.run_dir.clone()),
-            volumes: Volumes::new(&settings.run_dir, settings.volumes_dir.clone()),
+            volumes,
+            earlier,
+            mounting: Threads::new("mounts", lifecycle::MOUNT_LIMIT),
+            surveying: Threads::new("survey", survey::DEADLINE),
             settings,
             cgroups: Cgroups::detect(),
             open_files: spec::own_open_files(),
@@ -138,13 +156,14 @@ impl<I: ImageSource> Containerd<I> {
     }
 
     /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late. Ends
-    /// beside it what commands an earlier run left.
+    /// beside it what commands an earlier run left, and removes the volumes of replicas that are no more.
     pub async fn watch(self, pulses: tokio::sync::watch::Sender<u64>, stop: CancellationToken) {
         let Shared { calls, settings, execs, .. } = &*self.shared;
         let connection = calls.connection.clone();
         let watch = watch::watch(connection, settings.namespace.clone(), pulses, stop.clone());
         let processes = |id: &str| self.shared.cgroups.processes(&self.cgroup_path(id));
-        tokio::join!(watch, execs.sweep(calls, processes, &stop));
+        let volumes = stop.run_until_cancelled(self.sweep_volumes());
+        tokio::join!(watch, execs.sweep(calls, processes, &stop), volumes);
     }
 
     fn cgroup_path(&self, id: &str) -> String {

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -26,6 +25,10 @@ const MIN_FILES: u64 = 1024;
 /// Mounts that lie on one another at a place; more than a few is a loop without end.
 const MAX_STACKED: u32 = 100;
 
+/// What is wrong where the agent's mounts are not those of PID 1, and it has no right to go there.
+const APART: &str = "the agent's unit sets it apart (ProtectSystem=, PrivateTmp=, ReadOnlyPaths= and the like do) and \
+                     takes CAP_SYS_ADMIN or CAP_SYS_CHROOT from it: leave out the one or the other";
+
 const NO_DATA: Option<&str> = None;
 
 /// Whose a folder is that is made because it is missing.
@@ -42,27 +45,22 @@ impl Owner {
 }
 
 /// Does something where PID 1's mounts are seen and made: the unit may have a mount namespace of its own, which
-/// containerd and runc do not look into.
-pub(super) fn on_the_board<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// containerd and runc do not look into. The thread cannot come back, so it is one that ends with the work.
+pub(super) fn on_the_board<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     let ours = fs::metadata("/proc/thread-self/ns/mnt")?.ino();
     let init = match File::open("/proc/1/ns/mnt") {
         // A sandbox that may not look at PID 1 shares its own mounts with its containerd.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(work()),
         init => init?,
     };
-    if init.metadata()?.ino() == ours {
-        return Ok(work());
-    }
-    // A thread of its own, because one that has gone over cannot come back.
-    let joined = thread::scope(|scope| {
-        let there = scope.spawn(|| {
+    if init.metadata()?.ino() != ours {
+        let join = || {
             unshare(CloneFlags::CLONE_FS)?;
-            setns(&init, CloneFlags::CLONE_NEWNS)?;
-            Ok(work())
-        });
-        there.join().map_err(|_| Errno::EIO)
-    });
-    Ok(joined.and_then(|done: nix::Result<T>| done)?)
+            setns(&init, CloneFlags::CLONE_NEWNS)
+        };
+        join().map_err(|error| io::Error::other(format!("{error}; {APART}")))?;
+    }
+    Ok(work())
 }
 
 /// An empty file system in memory, of at most `bytes`, that any user may write to.
@@ -97,6 +95,12 @@ pub(super) fn bind(opened: &OwnedFd, target: &Path) -> nix::Result<()> {
     let source = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
     mount(Some(source.as_str()), target, NO_DATA, MsFlags::MS_BIND, NO_DATA)?;
     keep_private(target)
+}
+
+/// Makes one place of a file system read-only, whoever writes to it at others. `flags` are those it was mounted with.
+pub(super) fn forbid_writing(target: &Path, flags: MsFlags) -> nix::Result<()> {
+    let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(NO_DATA, target, NO_DATA, flags, NO_DATA)
 }
 
 /// Where mounts are shared with their twins, the end of one would be the end of what is mounted below all of them.

@@ -157,7 +157,7 @@ fn arguments(container: &Container, image: &ImageConfig) -> Result<Vec<String>, 
 }
 
 /// The image's variables, then ACA's, then the container's own; of two with one name the later wins.
-fn environment(
+pub(super) fn environment(
     order: &ReplicaOrder,
     container: &Container,
     image: &ImageConfig,

@@ -49,6 +49,15 @@ pub(super) fn show(place: &StoragePlace, volumes_dir: &Path, target: &Path) -> R
     }
 }
 
+/// Whether a storage is there to be shown, as far as can be seen without showing it.
+pub(super) fn look(place: &StoragePlace, volumes_dir: &Path) -> Result<(), String> {
+    match &place.source {
+        StorageSource::Path(path) if Path::new(path).starts_with(volumes_dir) => Ok(()),
+        StorageSource::Path(path) => folder(Path::new(path), volumes_dir, &place.options).map(drop),
+        StorageSource::Device(name) => device(name).map(drop),
+    }
+}
+
 /// Opens a folder of the board. Below the board's own folder for volumes it is made where it is missing.
 fn folder(path: &Path, volumes_dir: &Path, options: &StorageOptions) -> Result<OwnedFd, String> {
     let refused = |error: Errno| {
@@ -136,9 +145,18 @@ fn mount_device(
         };
     }
     let source = device.display().to_string();
+    let mut busy = false;
     for kind in KINDS {
         let data = OWNERLESS.contains(&kind).then(|| owners(&place.options));
-        match mounts::mount_private(Some(&source), target, kind, flags, data.as_deref()) {
+        let mount =
+            |flags| mounts::mount_private(Some(&source), target, kind, flags, data.as_deref());
+        let mounted = match mount(flags) {
+            // Somebody else writes to it. Then it is this place alone that is for reading.
+            Err(Errno::EBUSY) if place.read_only => mount(flags.difference(MsFlags::MS_RDONLY))
+                .and_then(|()| mounts::forbid_writing(target, flags)),
+            mounted => mounted,
+        };
+        match mounted {
             Ok(()) if OWNERLESS.contains(&kind) || place.read_only => return Ok(()),
             Ok(()) => return claim(target, &place.options).map_err(|e| format!("{name}: {e}")),
             // Something else is on it, or the kernel does not know this kind.
@@ -146,11 +164,13 @@ fn mount_device(
             Err(Errno::EROFS | Errno::EACCES) if !place.read_only => {
                 return Err(format!("{name} is write-protected; say readOnly: true"));
             }
-            Err(Errno::EBUSY) => {
-                return Err(format!("{name} is mounted elsewhere with other access, or in use"));
-            }
+            // It is in use, perhaps as one of the other kinds.
+            Err(Errno::EBUSY) => busy = true,
             Err(error) => return Err(format!("cannot mount {name} as {kind}: {error}")),
         }
+    }
+    if busy {
+        return Err(format!("{name} is mounted elsewhere with other access, or in use"));
     }
     Err(format!("{name} has no file system that this kernel knows"))
 }

@@ -10,7 +10,6 @@ use domain::model::ReplicaName;
 use domain::replica::Survey;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use tokio::time;
 
 use super::Containerd;
 use super::cgroup::Cgroups;
@@ -21,7 +20,7 @@ use crate::runtime::RuntimeError;
 const LOCK: &str = "run/skerry/lock";
 
 /// A container's file system may hang, as one over a network does; the board's own never takes so long.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One container that runs.
 struct Running {
@@ -54,15 +53,11 @@ impl<I> Containerd<I> {
             })
             .collect();
         let (cgroups, wanted) = (shared.cgroups.clone(), wanted.to_vec());
-        let look = tokio::task::spawn_blocking(move || measured(&cgroups, &wanted, &running));
-        match time::timeout(DEADLINE, look).await {
-            Ok(Ok(survey)) => Ok(survey),
-            Ok(Err(_)) => Err(RuntimeError::Unavailable("the survey panicked".to_owned())),
-            Err(_) => {
-                let details = "a container's file system does not answer".to_owned();
-                Err(RuntimeError::Unavailable(details))
-            }
-        }
+        let about = wanted.first().map(ToString::to_string).unwrap_or_default();
+        let look = move || measured(&cgroups, &wanted, &running);
+        shared.surveying.run(&about, look).await.map_err(|error| {
+            RuntimeError::Unavailable(format!("a look into the app's containers: {error}"))
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use domain::model::{AppName, ReplicaName};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use futures_util::future::join_all;
+use tracing::{debug, info, warn};
 
 use super::image_source::ImageSource;
 use super::lifecycle::{SIGKILL, failure};
@@ -17,6 +18,9 @@ use crate::runtime::RuntimeError;
 
 /// A killed process is gone in milliseconds; one in an uninterruptible sleep may take the disk's time.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two tries to see what an earlier run left, while containerd is away.
+const SWEEP_WAIT: Duration = Duration::from_secs(10);
 
 /// Stopped replicas of an app whose logs are kept.
 const KEPT_LOGS: usize = 5;
@@ -44,20 +48,38 @@ impl<I: ImageSource> Containerd<I> {
             self.shared.execs.forget(&record.id);
         }
         if volumes.has(replica) {
-            let gone = replica.clone();
-            let removed = move |volumes: &Volumes| match volumes.remove(&gone) {
-                failures if failures.is_empty() => Ok(()),
-                failures => {
-                    Err(Trouble { reason: Reason::VolumeFailed, details: failures.join("; ") })
-                }
-            };
-            failures.note(self.shared.mounting(removed).await);
+            failures.note(self.shared.remove_volumes(replica).await);
         }
         failures.details.extend(places.remove(replica));
         if let Some(app) = app_of(replica) {
             logger::prune(&settings.log_dir, &app, KEPT_LOGS, |replica| places.lives(replica));
         }
         failures.into_result()
+    }
+
+    /// Removes what an earlier run left of volumes whose replica has no record any more. No look finds them, and no new
+    /// replica has their names. containerd may come late.
+    pub(super) async fn sweep_volumes(&self) {
+        let Shared { calls, earlier, .. } = &*self.shared;
+        if earlier.is_empty() {
+            return;
+        }
+        let records = loop {
+            match calls.containers(None, Record::of).await {
+                Ok(records) => break records,
+                Err(error) => debug!(%error, "volumes of an earlier run are looked at later"),
+            }
+            tokio::time::sleep(SWEEP_WAIT).await;
+        };
+        for replica in earlier {
+            if records.iter().any(|record| record.replica == *replica) {
+                continue;
+            }
+            match self.shared.remove_volumes(replica).await {
+                Ok(()) => info!(%replica, "volumes of an earlier run are removed"),
+                Err(error) => warn!(%replica, %error, "volumes of an earlier run are left"),
+            }
+        }
     }
 
     /// Asks each to end, waits, and kills what is left. What has no process has ended.
@@ -97,6 +119,17 @@ impl<I: ImageSource> Containerd<I> {
         failures.note(calls.delete_container(id).await);
         failures.note(calls.remove_snapshot(id).await);
         failures.into_result()
+    }
+}
+
+impl Shared {
+    async fn remove_volumes(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
+        let gone = replica.clone();
+        let remove = move |volumes: &Volumes| match volumes.remove(&gone) {
+            failures if failures.is_empty() => Ok(()),
+            failures => Err(Trouble { reason: Reason::VolumeFailed, details: failures.join("; ") }),
+        };
+        self.on_mounts(replica, remove).await
     }
 }
 

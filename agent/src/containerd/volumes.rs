@@ -8,13 +8,13 @@
 //!
 //! Nothing of a volume lies in these folders themselves, so what is left after the mounts are gone is empty.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use domain::document::{Container, SecretItem, Volume, VolumeMount, VolumeSource};
+use domain::document::{Container, Volume, VolumeMount, VolumeSource};
 use domain::model::ReplicaName;
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, StoragePlace, Trouble};
@@ -24,10 +24,8 @@ use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use super::mounts::{self, Links, Owner};
-use super::storages;
-
-/// No name of a volume begins with a dot.
-const PARTS: &str = ".parts";
+use super::remains::PARTS;
+use super::{remains, storages, survey, vault};
 
 /// The folders of volumes, and where the board keeps those that outlive replicas.
 #[derive(Debug, Clone)]
@@ -46,7 +44,10 @@ impl Volumes {
         if order.template.volumes.is_empty() {
             return Ok(());
         }
+        vault::check(order)?;
         self.private().map_err(|error| failed(&self.folder, &error))?;
+        let board = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let board = survey::kib(&board, "MemTotal:");
         for volume in &order.template.volumes {
             let target = self.target(&order.replica, &volume.name)?;
             fs::create_dir_all(&target).map_err(|error| failed(&target, &error))?;
@@ -55,22 +56,35 @@ impl Volumes {
             match &volume.source {
                 VolumeSource::EmptyDir => {
                     if !mounts::is_mounted(&target) {
-                        let bytes = order.template.empty_dir_bytes(volume);
+                        let bytes = order.template.empty_dir_bytes(volume, board);
                         mounts::mount_memory(&target, bytes).map_err(failed)?;
                     }
                 }
                 VolumeSource::Secret { items } => {
-                    let files = secret_files(order, volume, items)?;
+                    let files = vault::files(order, volume, items)?;
                     if !mounts::is_mounted(&target) {
                         mounts::mount_vault(&target).map_err(failed)?;
                     }
-                    files.into_iter().try_for_each(|(path, value)| write(&target, &path, value))?;
+                    vault::fill(&target, &files)?;
                 }
                 VolumeSource::Storage { storage_name } => {
                     let place = storage(order, volume, storage_name)?;
                     mounts::unmount(&target).map_err(failed)?;
                     storages::show(place, &self.volumes_dir, &target).map_err(told)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the volumes of a replica can be made as the board is now. Makes none.
+    pub(super) fn look(&self, order: &ReplicaOrder) -> Result<(), Trouble> {
+        vault::check(order)?;
+        for volume in &order.template.volumes {
+            if let VolumeSource::Storage { storage_name } = &volume.source {
+                let place = storage(order, volume, storage_name)?;
+                let told = |details| trouble(format!("volume {:?}: {details}", volume.name));
+                storages::look(place, &self.volumes_dir).map_err(told)?;
             }
         }
         Ok(())
@@ -146,8 +160,7 @@ impl Volumes {
                 self.part(&order.replica, &container.name, n)
             };
             let mut options = vec!["bind", "rprivate", "nosuid", "nodev"];
-            let asked = volume.mount_options.as_deref().unwrap_or_default();
-            let mut read_only = asked.split(',').any(|option| option.trim() == "ro");
+            let mut read_only = volume.options().read_only;
             match &volume.source {
                 VolumeSource::EmptyDir => (),
                 VolumeSource::Secret { .. } => read_only = true,
@@ -164,6 +177,12 @@ impl Volumes {
         Ok(mounts)
     }
 
+    /// The replicas that have volumes, or remains of them.
+    pub(super) fn replicas(&self) -> io::Result<Vec<ReplicaName>> {
+        let folders = remains::entries(&self.folder)?;
+        Ok(folders.iter().filter_map(|folder| folder.file_name()?.to_str()?.parse().ok()).collect())
+    }
+
     /// A replica of this name has volumes, or remains of them.
     pub(super) fn has(&self, replica: &ReplicaName) -> bool {
         self.folder.join(replica.as_str()).exists()
@@ -171,24 +190,7 @@ impl Volumes {
 
     /// Removes all volumes of a replica but what storages hold; what is not there is fine.
     pub(super) fn remove(&self, replica: &ReplicaName) -> Vec<String> {
-        let own = self.folder.join(replica.as_str());
-        let parts = entries(&own.join(PARTS)).into_iter().flat_map(|folder| entries(&folder));
-        // Parts lie on volumes, so they go first.
-        let places: Vec<PathBuf> = parts.chain(entries(&own)).collect();
-        let unmounted = places.iter().filter_map(|place| {
-            let error = mounts::unmount(place).err()?;
-            Some(format!("cannot unmount {}: {error}", place.display()))
-        });
-        let failures: Vec<String> = unmounted.collect();
-        if !failures.is_empty() {
-            // What is still mounted may be a storage, and that is not ours to delete.
-            return failures;
-        }
-        match fs::remove_dir_all(&own) {
-            Ok(()) => Vec::new(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => vec![format!("cannot remove {}: {error}", own.display())],
-        }
+        remains::remove(&self.folder.join(replica.as_str()))
     }
 
     fn target(&self, replica: &ReplicaName, name: &str) -> Result<PathBuf, Trouble> {
@@ -228,44 +230,6 @@ fn storage<'a>(
     })
 }
 
-/// The files of a Secret volume: those that are chosen, or one for each secret.
-fn secret_files<'a>(
-    order: &'a ReplicaOrder,
-    volume: &Volume,
-    items: &'a [SecretItem],
-) -> Result<Vec<(PathBuf, &'a str)>, Trouble> {
-    let chosen = items.iter().map(|item| (item.secret_ref.as_str(), item.path.as_str()));
-    let all = order.secrets.keys().map(|name| (name.as_str(), name.as_str()));
-    let wanted: Vec<_> = if items.is_empty() { all.collect() } else { chosen.collect() };
-    let file = |(secret, path): (&str, &str)| {
-        let value = order.secrets.get(secret).ok_or_else(|| Trouble {
-            reason: Reason::SecretValueMissing,
-            details: format!("volume {:?}: the secret {secret:?} has no value", volume.name),
-        })?;
-        Ok((relative(path)?, value.0.as_str()))
-    };
-    wanted.into_iter().map(file).collect()
-}
-
-/// Writes one file of a Secret volume, for any user of a container to read and for none to write.
-fn write(volume: &Path, path: &Path, value: &str) -> Result<(), Trouble> {
-    let file = volume.join(path);
-    let folder = file.parent().unwrap_or(volume);
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&file, value))
-        .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o444)))
-        .map_err(|error| failed(&file, &error))
-}
-
-/// A path that stays below where it is joined to.
-fn relative(path: &str) -> Result<PathBuf, Trouble> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    if parts.is_empty() || parts.contains(&"..") {
-        return Err(trouble(format!("{path:?} is no path in a volume")));
-    }
-    Ok(parts.into_iter().collect())
-}
-
 /// Makes something of the same kind at `target`, for the part to be mounted on.
 fn stand_in(part: &OwnedFd, target: &Path) -> io::Result<()> {
     if let Some(folder) = target.parent() {
@@ -279,11 +243,6 @@ fn stand_in(part: &OwnedFd, target: &Path) -> io::Result<()> {
         Err(_) => (),
     }
     if is_folder { fs::create_dir(target) } else { fs::write(target, "") }
-}
-
-/// What lies in a folder; nothing where there is none.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn failed(path: &Path, error: &io::Error) -> Trouble {

@@ -118,9 +118,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 return Outcome::Stopped(order.replica.clone(), result);
             };
             if result.is_err() {
-                // What was half made is taken away at once; what cannot be now is found by the next look.
-                let _ = runtime.stop(&order.replica, Duration::ZERO).await;
-                let _ = network.detach(&order.replica).await;
+                // What was half made is taken away at once; what cannot be now is found by the next look, by the network
+                // if by nothing else.
+                let _ = stop(&runtime, &network, &order.replica, Duration::ZERO).await;
             }
             Outcome::Started(order.replica.clone(), result)
         };

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use domain::document::{Capabilities, Container, Device, Extras, Volume, VolumeSource};
 use domain::reason::Reason;
-use domain::replica::{ReplicaOrder, Secret, StorageOptions, StoragePlace, StorageSource};
+use domain::replica::{
+    ContainerState, ReplicaOrder, Secret, StorageOptions, StoragePlace, StorageSource,
+};
 use skerry::runtime::Runtime as _;
+use tokio_util::sync::CancellationToken;
 
-use crate::board::{Board, reason, run, sh, until};
-use crate::{NO_TIME, empty_dir, mounted, with_volume};
+use crate::board::{Board, reason, run, sh, state, until};
+use crate::{LONG, NO_TIME, empty_dir, mounted, with_volume};
 
 fn volume(name: &str, source: VolumeSource, options: &str) -> Volume {
     let mount_options = (!options.is_empty()).then(|| options.to_owned());
@@ -105,6 +108,98 @@ async fn the_secrets_of_a_volume_stay_in_memory_and_any_user_reads_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_changed_is_there_whole_after_a_restart_and_too_much_is_refused() {
+    let Some(board) = Board::new().await else { return };
+    let containerd = board.containerd();
+    let script = "ls /keys; cat /keys/*; echo end; exec sleep 999";
+    let volumes = vec![volume("keys", VolumeSource::Secret { items: Vec::new() }, "")];
+    let mut order = order(&board, 1, script, volumes);
+    let secret = |value: String| Secret(value);
+    order.secrets.insert("token".to_owned(), secret("x".repeat((1 << 20) + 1)));
+    let (failed, details) = reason(containerd.create(&order).await);
+    assert_eq!(failed, Reason::VolumeFailed);
+    assert!(details.ends_with("hold 1048577 bytes; 1 MiB is the most"), "{details}");
+    order.secrets.insert("token".to_owned(), secret("first\n".to_owned()));
+    run(&containerd, &order).await;
+    board.logged(&order, "main", "end").await;
+    assert_eq!(board.log(&order, "main"), ["token", "first", "end"]);
+    order.secrets.clear();
+    order.secrets.insert("other".to_owned(), secret("second\n".to_owned()));
+    containerd.restart(&order, "main", NO_TIME).await.unwrap();
+    board.logged(&order, "main", "second").await;
+    assert_eq!(board.log(&order, "main")[3..5], ["other", "second"]);
+    containerd.stop(&order.replica, NO_TIME).await.unwrap();
+    assert_nothing_is_left(&board);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_could_not_be_made_again_is_not_ended_for_it() {
+    let Some(board) = Board::new().await else { return };
+    let containerd = board.containerd();
+    let elsewhere = board.dir.join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let volumes = vec![
+        storage_volume("data", "data", ""),
+        volume("keys", VolumeSource::Secret { items: Vec::new() }, ""),
+    ];
+    let mut order = order(&board, 1, "exec sleep 999", volumes);
+    order.storages.insert("data".to_owned(), folder(&elsewhere));
+    run(&containerd, &order).await;
+    let before = state(&containerd, &order, "main").await;
+    assert!(matches!(before, Some(ContainerState::Running { .. })), "{before:?}");
+
+    fs::remove_dir(&elsewhere).unwrap();
+    let gone = reason(containerd.restart(&order, "main", NO_TIME).await);
+    assert_eq!(gone.0, Reason::VolumeFailed, "{}", gone.1);
+    fs::create_dir(&elsewhere).unwrap();
+    let mut unplugged = order.clone();
+    Arc::make_mut(&mut unplugged.template).extras.devices.push(Device {
+        host_path: board.dir.join("gadget").display().to_string(),
+        container_path: "/dev/gadget".to_owned(),
+        permissions: "r".to_owned(),
+    });
+    let gone = reason(containerd.restart(&unplugged, "main", NO_TIME).await);
+    assert_eq!(gone.0, Reason::DeviceMissing, "{}", gone.1);
+    order.secrets.insert("big".to_owned(), Secret("x".repeat(2 << 20)));
+    let refused = reason(containerd.restart(&order, "main", NO_TIME).await);
+    assert_eq!(refused.0, Reason::VolumeFailed, "{}", refused.1);
+    assert_eq!(state(&containerd, &order, "main").await, before);
+    order.secrets.clear();
+    containerd.restart(&order, "main", NO_TIME).await.unwrap();
+    assert_ne!(state(&containerd, &order, "main").await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_whose_replica_is_no_more_are_removed_when_the_agent_starts() {
+    let Some(board) = Board::new().await else { return };
+    let containerd = board.containerd();
+    let with_volume = |n| {
+        order(&board, n, "exec sleep 999", vec![volume("data", VolumeSource::EmptyDir, "size=1Mi")])
+    };
+    let (lives, lost) = (with_volume(1), with_volume(2));
+    containerd.create(&lost).await.unwrap();
+    for id in board.listed(&["containers", "ls", "-q"]) {
+        assert!(board.ctr(&["containers", "rm", &id]).status.success());
+    }
+    run(&containerd, &lives).await;
+    let own = |order: &ReplicaOrder| board.dir.join("run/volumes").join(order.replica.as_str());
+    assert!(own(&lost).exists() && mounts(&board).len() == 2);
+    let successor = board.containerd();
+    // It is made by the successor itself, and not a remainder.
+    let new = with_volume(3);
+    successor.create(&new).await.unwrap();
+    let (pulses, _pulse) = tokio::sync::watch::channel(0);
+    let stop = CancellationToken::new();
+    let tasks = skerry::tasks::Tasks::default();
+    tasks.spawn_short(tracing::Span::none(), successor.clone().watch(pulses, stop.clone()));
+    until("they are removed", async || (!own(&lost).exists()).then_some(())).await;
+    assert_eq!(mounts(&board).len(), 2);
+    assert!(own(&lives).exists() && own(&new).exists());
+    stop.cancel();
+    tasks.shut_down(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_of_the_board_outlives_its_replicas() {
     let Some(board) = Board::new().await else { return };
     let containerd = board.containerd();
@@ -117,7 +212,7 @@ async fn a_folder_of_the_board_outlives_its_replicas() {
     let volumes = vec![
         storage_volume("own", "own", ""),
         storage_volume("other", "other", ""),
-        storage_volume("same", "own", "uid=1, ro"),
+        storage_volume("same", "own", "uid=1, RO"),
     ];
     let mut order = order(&board, 1, script, volumes);
     let missing = reason(containerd.create(&order).await);
@@ -205,10 +300,17 @@ async fn a_block_device_is_shared_while_it_is_used_and_let_go_after() {
     let first = on_disk(1, script, &format!("LABEL={label}"));
     run(&containerd, &first).await;
     board.logged(&first, "main", "end").await;
-    let second = on_disk(2, "cat /disk/note; echo end; exec sleep 999", &disk.device);
+    let reads =
+        "cat /disk/note; (echo x > /disk/x) 2>/dev/null && echo broken; echo end; exec sleep 999";
+    let mut second = on_disk(2, reads, &disk.device);
+    second.storages.get_mut("disk").unwrap().read_only = true;
     run(&containerd, &second).await;
     board.logged(&second, "main", "end").await;
     assert_eq!(board.log(&second, "main"), ["written", "end"]);
+    let of_second = |line: &&String| line.contains(second.replica.as_str());
+    let mounts = mounts(&board);
+    let mount = mounts.iter().find(of_second).unwrap();
+    assert!(mount.contains(" ro,nosuid,nodev"), "{mount}");
     containerd.stop(&first.replica, NO_TIME).await.unwrap();
     assert!(disk.is_used(), "the other replica has it still");
     containerd.stop(&second.replica, NO_TIME).await.unwrap();

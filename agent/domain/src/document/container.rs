@@ -11,9 +11,12 @@ use super::node::Position;
 use super::quantity;
 use super::rules;
 use super::support::Place;
-use super::template::{MAX_GRACE_SECS, secret_ref};
+use super::template::{MAX_GRACE_SECS, at_most, secret_ref};
 use crate::probe::ProbeKind;
 use crate::reason::Reason;
+
+/// Mounts of volumes in one container.
+const MAX_MOUNTS: usize = 64;
 
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +51,8 @@ pub(super) fn read(
         .inner("resources", Place::Resources)
         .map(|inner| resources(inner, sizes))
         .unwrap_or_default();
-    let mounts = fields.each("volumeMounts", Place::VolumeMount);
-    let volume_mounts = mounts.into_iter().filter_map(|inner| mount(inner, volumes)).collect();
+    let mounts = at_most(&mut fields, "volumeMounts", Place::VolumeMount, MAX_MOUNTS);
+    let volume_mounts = mounts.filter_map(|inner| mount(inner, volumes)).collect();
     let probes = match stage {
         Stage::Main => probes(&mut fields),
         Stage::Init => {

@@ -1,6 +1,6 @@
 //! The room that a replica has for files that go when it goes: ACA's table, and how large an `EmptyDir` is on a board.
 
-use super::app::{Template, Volume};
+use super::app::{Template, Volume, VolumeSource};
 use super::quantity;
 
 const GIB: u64 = 1 << 30;
@@ -28,8 +28,21 @@ impl Template {
     /// than ACA's table gives.
     ///
     /// It lies in memory, and what is in it counts as the memory of the container that wrote it: with half of that a
-    /// full volume is an error that a program can handle, before it is the end of the program.
-    pub fn empty_dir_bytes(&self, volume: &Volume) -> u64 {
+    /// full volume is an error that a program can handle, before it is the end of the program. All of a replica's
+    /// together have half of the memory of the `board` (0: unknown), each its share.
+    pub fn empty_dir_bytes(&self, volume: &Volume, board: u64) -> u64 {
+        let own = self.asked_bytes(volume);
+        let all = self.volumes.iter().filter(|volume| volume.source == VolumeSource::EmptyDir);
+        let sum = all.map(|volume| self.asked_bytes(volume)).fold(0, u64::saturating_add);
+        let most = board / 2;
+        if board == 0 || sum <= most {
+            return own;
+        }
+        let share = u128::from(own) * u128::from(most) / u128::from(sum);
+        u64::try_from(share).unwrap_or(own).max(MIN_VOLUME)
+    }
+
+    fn asked_bytes(&self, volume: &Volume) -> u64 {
         let most = ephemeral_bytes(self.cpu_millis());
         let asked = volume.mount_options.as_deref().and_then(asked_size).and_then(Result::ok);
         let memory = |sum: u64, bytes| sum.saturating_add(bytes);
@@ -46,7 +59,9 @@ pub(super) fn asked_size(options: &str) -> Option<Result<u64, &'static str>> {
 
 /// The first of the mount options that means nothing to an `EmptyDir`.
 pub(super) fn strange_option(options: &str) -> Option<&str> {
-    let known = |option: &&str| option.is_empty() || *option == "ro" || option.starts_with("size=");
+    let known = |option: &&str| {
+        option.is_empty() || option.eq_ignore_ascii_case("ro") || option.starts_with("size=")
+    };
     options.split(',').map(str::trim).find(|option| !known(option))
 }
 
@@ -79,7 +94,7 @@ mod tests {
             source: VolumeSource::EmptyDir,
             mount_options: options.map(str::to_owned),
         };
-        assert_eq!(template.empty_dir_bytes(&volume) >> 20, expected_mib, "{options:?}");
+        assert_eq!(template.empty_dir_bytes(&volume, 0) >> 20, expected_mib, "{options:?}");
     }
 
     #[test]
@@ -92,5 +107,23 @@ mod tests {
         check(500, 512, Some("size=3Gi"), 2048);
         check(250, 8192, None, 1024);
         check(250, 512, Some("size=nonsense"), 256);
+    }
+
+    #[test]
+    fn all_of_a_replica_share_half_of_the_boards_memory() {
+        let volume = |name: &str, size: &str| Volume {
+            name: name.to_owned(),
+            source: VolumeSource::EmptyDir,
+            mount_options: Some(format!("size={size}")),
+        };
+        let volumes = vec![volume("a", "100Mi"), volume("b", "300Mi"), volume("c", "1Mi")];
+        let template = Template { volumes, ..Template::default() };
+        let mebibytes = |board: u64| {
+            let of = |volume| template.empty_dir_bytes(volume, board << 20) >> 20;
+            template.volumes.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(mebibytes(802), [100, 300, 1]);
+        assert_eq!(mebibytes(401), [50, 150, 1]);
+        assert_eq!(mebibytes(0), [100, 300, 1]);
     }
 }

@@ -18,6 +18,8 @@ use crate::storage::{MountOptions, OptionRemark, StorageOptions};
 pub(super) const MAX_GRACE_SECS: u32 = 3600;
 /// Containers of each kind. Azure has no number; a board has one.
 const MAX_CONTAINERS: usize = 64;
+/// Volumes of a template: each is a mount of the board.
+const MAX_VOLUMES: usize = 64;
 
 /// Reads a template and closes it.
 pub(super) fn read(mut fields: Fields<'_>) -> Template {
@@ -25,17 +27,13 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
     let termination_grace_period_secs =
         fields.count("terminationGracePeriodSeconds", 0..=MAX_GRACE_SECS);
     let (volumes, spots): (Vec<Volume>, Vec<Spot>) =
-        fields.each("volumes", Place::Volume).into_iter().map(volume).unzip();
+        at_most(&mut fields, "volumes", Place::Volume, MAX_VOLUMES).map(volume).unzip();
     check_unique(&fields, "volumes", volumes.iter().map(|volume| volume.name.as_str()));
     warn_of_other_options(&fields, &volumes);
     let known: BTreeSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     let mut sizes = Vec::new();
     let mut containers = |key, stage| {
-        let all = fields.each(key, Place::Container);
-        if MAX_CONTAINERS < all.len() {
-            fields.error(key, Reason::InvalidValue, format!("at most {MAX_CONTAINERS} containers"));
-        }
-        let all = all.into_iter().take(MAX_CONTAINERS);
+        let all = at_most(&mut fields, key, Place::Container, MAX_CONTAINERS);
         all.map(|inner| container::read(inner, stage, &known, &mut sizes)).collect::<Vec<_>>()
     };
     let init_containers = containers("initContainers", Stage::Init);
@@ -69,6 +67,20 @@ pub(super) fn read(mut fields: Fields<'_>) -> Template {
     };
     warn_of_sizes(&template, found, sizes, &spots);
     template
+}
+
+/// The mappings of a list. One that is too long is an error, and its rest is not read.
+pub(super) fn at_most<'f>(
+    fields: &mut Fields<'f>,
+    key: &'static str,
+    place: Place,
+    most: usize,
+) -> impl Iterator<Item = Fields<'f>> + use<'f> {
+    let all = fields.each(key, place);
+    if most < all.len() {
+        fields.error(key, Reason::InvalidValue, format!("at most {most} {key}"));
+    }
+    all.into_iter().take(most)
 }
 
 /// How much may be written follows from the cores, so what is said of it is told what it comes to.

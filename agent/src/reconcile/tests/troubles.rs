@@ -44,6 +44,22 @@ async fn a_start_without_end_gives_way_to_the_next_document() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_start_whose_remains_cannot_go_is_stopped_again() {
+    let mut board = Board::start();
+    let trouble =
+        |details: &str| Some(Trouble { reason: Reason::VolumeFailed, details: details.to_owned() });
+    board.world().volume_trouble = trouble("no disk");
+    board.world().stop_trouble = trouble("the mount hangs");
+    board.send("hello", &document("hello", "v1", 1)).await.unwrap();
+    // Its network stands for as long as there is something to stop: that is how it is found.
+    board.until_world(|world| world.vain_stops.values().any(|times| 1 < *times)).await;
+    board.world().stop_trouble = None;
+    board.world().volume_trouble = None;
+    runs(&mut board, "hello").await;
+    board.until_world(|world| world.replicas.len() == 1 && world.namespaces.len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_whose_start_has_no_end_can_be_removed() {
     let mut board = Board::start();
     board.world().endless.insert(image("hello", "v1"));

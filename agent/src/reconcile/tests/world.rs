@@ -63,6 +63,10 @@ pub(super) struct World {
     pub(super) store_trouble: Option<Trouble>,
     /// No volume can be made.
     pub(super) volume_trouble: Option<Trouble>,
+    /// No volume can be taken away.
+    pub(super) stop_trouble: Option<Trouble>,
+    /// How often each replica could not be stopped.
+    pub(super) vain_stops: BTreeMap<ReplicaName, u32>,
     /// The storages of the latest order.
     pub(super) storages: BTreeMap<String, StoragePlace>,
     pub(super) survey: Survey,
@@ -194,6 +198,10 @@ impl Runtime for Shared {
     async fn stop(&self, replica: &ReplicaName, _: Duration) -> Result<(), RuntimeError> {
         self.reach().await?;
         let mut world = self.lock();
+        if let Some(trouble) = world.stop_trouble.clone() {
+            *world.vain_stops.entry(replica.clone()).or_default() += 1;
+            return Err(RuntimeError::Failed(trouble));
+        }
         world.replicas.remove(replica);
         world.stops.insert(replica.clone(), Instant::now());
         Ok(())

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::{SMALL, broken, errors, numbered};
+use super::{SMALL, broken, errors, numbered, warnings};
 use crate::document::{MAX_DOCUMENT_BYTES, parse};
 use crate::reason::Reason;
 
@@ -232,6 +232,29 @@ fn an_arm_template_without_an_app_is_refused() {
     "#]].assert_eq(&errors(
         "resources: [{type: Microsoft.App/jobs}, {type: microsoft.app/containerapps}]",
     ));
+}
+
+#[test]
+fn volumes_and_their_mounts_are_at_most_sixty_four() {
+    let mounts = |n: usize| {
+        let mounts = numbered(n, |n| format!("{{volumeName: v, mountPath: /m{n}}},"));
+        let text = SMALL.replace("hello:1", &format!("hello:1, volumeMounts: [{mounts}]"));
+        text.replace("    containers:", "    volumes: [{name: v}]\n    containers:")
+    };
+    assert_eq!(warnings(&mounts(64)), "");
+    expect![[r#"
+        9:52 properties.template.containers[0].volumeMounts InvalidValue: at most 64 volumeMounts
+    "#]]
+    .assert_eq(&errors(&mounts(65)));
+    let volumes = |n: usize| {
+        let volumes = numbered(n, |n| format!("{{name: v{n}}},"));
+        SMALL.replace("    containers:", &format!("    volumes: [{volumes}]\n    containers:"))
+    };
+    assert_eq!(warnings(&volumes(64)), "");
+    expect![[r#"
+        7:14 properties.template.volumes InvalidValue: at most 64 volumes
+    "#]]
+    .assert_eq(&errors(&volumes(65)));
 }
 
 #[test]
