@@ -157,7 +157,9 @@ fn known_label(record: &AppRecord, entry: &TrafficEntry) -> Result<(), Finding> 
 
 fn has_label(record: &AppRecord, label: &str) -> bool {
     let mut split = traffic::entries(record).iter();
-    record.labels.contains_key(label) || split.any(|entry| entry.label.as_deref() == Some(label))
+    record.labels.contains_key(label)
+        || record.moving.contains_key(label)
+        || split.any(|entry| entry.label.as_deref() == Some(label))
 }
 
 fn no_label(record: &AppRecord, label: &str) -> Finding {
@@ -216,6 +218,7 @@ template: {containers: [{name: main, image: 'i:1'}]}
         let Verdict::Changed(mut record) = verdict else { panic!("{verdict:?}") };
         let first = record.revisions[0].name.clone();
         let second = copy(&mut record, &first, None).unwrap();
+        (record.revisions[1].phase, record.revisions[1].was_ready) = (Phase::Committed, true);
         direct(&mut record, &[], &[("blue".to_owned(), Some(second.clone()))]).unwrap();
         deactivate(&mut record, &second).unwrap();
         (*record, second)
