@@ -13,6 +13,9 @@ use super::rfc3339;
 /// More lines are not kept in memory at once; a person who wants more reads the files.
 const MAX_TAIL_LINES: usize = 10_000;
 
+/// A file that is being rotated is looked for so often.
+const ROTATION_TRIES: u32 = 100;
+
 /// Files are read backwards in blocks of this size.
 const BLOCK_BYTES: u64 = 64 << 10;
 
@@ -75,21 +78,26 @@ fn of_replica(replica: &str, folder: &Path) -> Vec<LogSource> {
         .flatten()
         .filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
-            let container = name.strip_suffix(".log")?.to_owned();
-            Some(LogSource { replica: replica.to_owned(), container, path: file.path() })
+            // In the moment in which it is rotated there is no current one.
+            let container = name.strip_suffix(".log").or_else(|| name.strip_suffix(".log.1"))?;
+            let path = folder.join(format!("{container}.log"));
+            Some(LogSource { replica: replica.to_owned(), container: container.to_owned(), path })
         })
         .collect();
     found.sort();
+    found.dedup();
     found
 }
 
 /// The last `count` lines of all sources together, oldest first.
 pub fn tail(sources: &[LogSource], count: usize) -> Vec<LogLine> {
     let all = sources.iter().flat_map(|source| {
-        let current = File::open(&source.path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        // The next one comes in the same breath as the last one goes.
+        let open = || File::open(&source.path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let current = (0..ROTATION_TRIES).find_map(|_| open().ok());
         match current {
-            Ok((length, file)) => last_of_source(source, file, length, count),
-            Err(_) => Vec::new(),
+            Some((length, file)) => last_of_source(source, file, length, count),
+            None => Vec::new(),
         }
     });
     last_of_all(all.collect(), count)
