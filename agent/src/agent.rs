@@ -91,7 +91,7 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
         .build()
         .map_err(AgentError::Runtime)?;
     let ended = runtime.block_on(async {
-        let _lock = dirs::make(&config)?;
+        let _lock = dirs::make(&config).await?;
         if args.drain { drain::drain(&config).await } else { serve(&config).await }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

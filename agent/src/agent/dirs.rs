@@ -5,14 +5,19 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::AgentError;
 use crate::config::Config;
 
+/// How often, and with what between, the lock is asked for: two seconds in all.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Makes the folders, and takes the lock. The lock ends with what is returned.
-pub(super) fn make(config: &Config) -> Result<Flock<File>, AgentError> {
+pub(super) async fn make(config: &Config) -> Result<Flock<File>, AgentError> {
     let folder = |path: &Path, mode: u32| {
         make_lasting(path, mode)
             .map_err(|source| AgentError::Folder { path: path.to_owned(), source })
@@ -21,9 +26,17 @@ pub(super) fn make(config: &Config) -> Result<Flock<File>, AgentError> {
     folder(&config.state.run_dir, 0o755)?;
     folder(&config.log_dir(), 0o750)?;
     let path = config.state.dir.join("lock");
-    let file =
+    let mut file =
         File::create(&path).map_err(|source| AgentError::Folder { path: path.clone(), source })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::SecondAgent(path))
+    // A program that an agent was starting when it was killed has the lock for a moment more.
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, _)) => file = back,
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Err(AgentError::SecondAgent(path))
 }
 
 /// Makes a folder and those above it. What is new is durable: a key in a folder that a power cut takes away is lost.
@@ -50,11 +63,11 @@ mod tests {
         Config::parse(Path::new("agent.toml"), &text, "pi-1").unwrap()
     }
 
-    #[test]
-    fn the_folders_of_the_configuration_are_made_before_the_keys_lie_in_them() {
+    #[tokio::test]
+    async fn the_folders_of_the_configuration_are_made_before_the_keys_lie_in_them() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
-        let _lock = make(&config).unwrap();
+        let _lock = make(&config).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&config.state.dir), 0o700);
         assert_eq!(mode(&config.state.run_dir), 0o755);
@@ -62,13 +75,13 @@ mod tests {
         assert_eq!(Keys::load(&config.state.dir, None).unwrap().records, first.records);
     }
 
-    #[test]
-    fn a_second_agent_is_kept_from_the_same_state() {
+    #[tokio::test(start_paused = true)]
+    async fn a_second_agent_is_kept_from_the_same_state() {
         let root = tempfile::tempdir().unwrap();
         let config = config(root.path());
-        let lock = make(&config).unwrap();
-        assert!(matches!(make(&config), Err(AgentError::SecondAgent(_))));
+        let lock = make(&config).await.unwrap();
+        assert!(matches!(make(&config).await, Err(AgentError::SecondAgent(_))));
         drop(lock);
-        make(&config).unwrap();
+        make(&config).await.unwrap();
     }
 }

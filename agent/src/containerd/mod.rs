@@ -111,7 +111,7 @@ struct Shared {
     settings: Settings,
     places: Places,
     volumes: Volumes,
-    /// Those that had volumes when the agent started.
+    /// Those that had volumes or files when the agent started.
     earlier: Vec<ReplicaName>,
     mounting: Threads,
     surveying: Threads,
@@ -134,13 +134,17 @@ impl<I: ImageSource> Containerd<I> {
         let execs = Execs::new(&settings.run_dir);
         let (snapshotter, runtime) = (settings.snapshotter.clone(), settings.runtime.clone());
         let volumes = Volumes::new(&settings.run_dir, settings.volumes_dir.clone());
-        let earlier = volumes.replicas().unwrap_or_else(|error| {
+        let places = Places::new(settings.run_dir.clone());
+        let mut earlier = volumes.replicas().unwrap_or_else(|error| {
             warn!(%error, "volumes of an earlier run, if any, are left");
             Vec::new()
         });
+        earlier.extend(places.replicas());
+        earlier.sort();
+        earlier.dedup();
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
-            places: Places::new(settings.run_dir.clone()),
+            places,
             volumes,
             earlier,
             mounting: Threads::new("mounts", lifecycle::MOUNT_LIMIT),
@@ -156,14 +160,15 @@ impl<I: ImageSource> Containerd<I> {
     }
 
     /// Bumps `pulses` whenever there is something new to observe, until told to stop. containerd may come late. Ends
-    /// beside it what commands an earlier run left, and removes the volumes of replicas that are no more.
+    /// beside it what commands an earlier run left, and removes what it left of replicas that are no more.
     pub async fn watch(self, pulses: tokio::sync::watch::Sender<u64>, stop: CancellationToken) {
         let Shared { calls, settings, execs, .. } = &*self.shared;
         let connection = calls.connection.clone();
         let watch = watch::watch(connection, settings.namespace.clone(), pulses, stop.clone());
         let processes = |id: &str| self.shared.cgroups.processes(&self.cgroup_path(id));
-        let volumes = stop.run_until_cancelled(self.sweep_volumes());
-        tokio::join!(watch, execs.sweep(calls, processes, &stop), volumes);
+        let files = stop.run_until_cancelled(self.sweep_files());
+        let tasks = stop.run_until_cancelled(self.sweep_tasks());
+        tokio::join!(watch, execs.sweep(calls, processes, &stop), files, tasks);
     }
 
     fn cgroup_path(&self, id: &str) -> String {

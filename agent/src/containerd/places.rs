@@ -4,6 +4,7 @@
 //!   {run_dir}/etc/<replica>/hosts resolv.conf hostname <container>.started <container>.done
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -105,6 +106,11 @@ impl Places {
         }
     }
 
+    /// The replicas that have files.
+    pub(super) fn replicas(&self) -> BTreeSet<ReplicaName> {
+        replicas_in(&self.run_dir.join("etc"))
+    }
+
     /// A replica of this name was made and not stopped yet.
     pub(super) fn lives(&self, replica: &str) -> bool {
         self.run_dir.join("etc").join(replica).exists()
@@ -151,6 +157,12 @@ impl Places {
     }
 }
 
+/// The replicas that have a folder of their own in `folder`.
+pub(super) fn replicas_in(folder: &Path) -> BTreeSet<ReplicaName> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// A replica's host name: its own name, the last characters of it where that is too long.
 pub(super) fn hostname(replica: &ReplicaName) -> &str {
     let name = replica.as_str();
@@ -164,6 +176,16 @@ fn failed(path: &Path, error: &io::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_of_replicas_are_told_from_others() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a--1-22222", "lost+found"] {
+            fs::create_dir_all(folder.path().join("etc").join(name)).unwrap();
+        }
+        let places = Places::new(folder.path().to_owned());
+        assert_eq!(places.replicas(), ["a--1-22222".parse().unwrap()].into());
+    }
 
     #[test]
     fn a_long_replica_name_still_gives_a_host_name() {

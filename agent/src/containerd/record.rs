@@ -60,6 +60,12 @@ pub(super) fn container_id(replica: &ReplicaName, container: &str) -> String {
     format!("sk-{}", &digest[..24])
 }
 
+/// Whether an id is one that [`container_id`] gives.
+pub(super) fn is_ours(id: &str) -> bool {
+    id.strip_prefix("sk-")
+        .is_some_and(|rest| rest.len() == 24 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// Labels and extension for a container of `order`.
 pub(super) fn describe(
     order: &ReplicaOrder,

@@ -1,5 +1,6 @@
 //! The end of a replica: asked, waited for, killed, removed. Goes on after each failure and tells all of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::model::{AppName, ReplicaName};
@@ -10,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::image_source::ImageSource;
 use super::lifecycle::{SIGKILL, failure};
-use super::record::Record;
+use super::record::{Record, is_ours};
 use super::volumes::Volumes;
 use super::{Containerd, Shared};
 use crate::logger;
@@ -18,6 +19,12 @@ use crate::runtime::RuntimeError;
 
 /// A killed process is gone in milliseconds; one in an uninterruptible sleep may take the disk's time.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// containerd has made by then what a killed agent had asked of it.
+const LATE_TASKS: Duration = Duration::from_secs(45);
+
+/// A record that is made anew is there again by then.
+const RECORD_GAP: Duration = Duration::from_secs(5);
 
 /// Between two tries to see what an earlier run left, while containerd is away.
 const SWEEP_WAIT: Duration = Duration::from_secs(10);
@@ -57,10 +64,10 @@ impl<I: ImageSource> Containerd<I> {
         failures.into_result()
     }
 
-    /// Removes what an earlier run left of volumes whose replica has no record any more. No look finds them, and no new
-    /// replica has their names. containerd may come late.
-    pub(super) async fn sweep_volumes(&self) {
-        let Shared { calls, earlier, .. } = &*self.shared;
+    /// Removes what an earlier run left of volumes and files whose replica has no record any more. No look finds them, and
+    /// no new replica has their names. containerd may come late.
+    pub(super) async fn sweep_files(&self) {
+        let Shared { calls, earlier, places, volumes, .. } = &*self.shared;
         if earlier.is_empty() {
             return;
         }
@@ -75,9 +82,51 @@ impl<I: ImageSource> Containerd<I> {
             if records.iter().any(|record| record.replica == *replica) {
                 continue;
             }
-            match self.shared.remove_volumes(replica).await {
-                Ok(()) => info!(%replica, "volumes of an earlier run are removed"),
-                Err(error) => warn!(%replica, %error, "volumes of an earlier run are left"),
+            let mut failures = Failures::default();
+            if volumes.has(replica) {
+                failures.note(self.shared.remove_volumes(replica).await);
+            }
+            failures.details.extend(places.remove(replica));
+            match failures.into_result() {
+                Ok(()) => info!(%replica, "what an earlier run left is removed"),
+                Err(error) => warn!(%replica, %error, "something of an earlier run is left"),
+            }
+        }
+    }
+
+    /// Ends processes without a record: containerd goes on with what a killed agent had asked for, also after the next
+    /// one has removed the record. Such a call may take its time, so it is looked for twice.
+    pub(super) async fn sweep_tasks(&self) {
+        let calls = &self.shared.calls;
+        for wait in [Duration::ZERO, LATE_TASKS] {
+            tokio::time::sleep(wait).await;
+            // Tasks first: a record is made before its task.
+            let mut orphans: BTreeSet<String> = loop {
+                match calls.tasks().await {
+                    Ok(tasks) => break tasks.into_iter().map(|task| task.id).collect(),
+                    Err(error) => debug!(%error, "processes are looked at later"),
+                }
+                tokio::time::sleep(SWEEP_WAIT).await;
+            };
+            orphans.retain(|id| is_ours(id));
+            // Twice: a container that is started afresh has no record for a moment.
+            for pause in [Duration::ZERO, RECORD_GAP] {
+                tokio::time::sleep(pause).await;
+                match calls.containers(None, |container| Some(container.id.clone())).await {
+                    Ok(known) => orphans.retain(|id| !known.contains(id)),
+                    Err(_) => orphans.clear(),
+                }
+            }
+            for id in orphans {
+                let ending = Ending { id: id.clone(), signal: SIGKILL };
+                let mut failures = Failures::default();
+                failures.note(self.end(vec![ending], Duration::ZERO).await);
+                failures.note(calls.delete_task(&id).await);
+                failures.note(calls.remove_snapshot(&id).await);
+                match failures.into_result() {
+                    Ok(()) => info!(id, "a process without a record is removed"),
+                    Err(error) => warn!(id, %error, "a process without a record is left"),
+                }
             }
         }
     }

@@ -24,6 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::model::{EnvironmentName, ReplicaName};
@@ -55,6 +56,8 @@ pub struct Netlink {
     redirects: watch::Receiver<Arc<Redirects>>,
     /// Locked for the whole of a `settle`, on its own thread: two at once would undo each other's work.
     settled: Arc<Mutex<Settled>>,
+    /// What a killed agent left half removed is gone: done with the first look, before anything is attached.
+    swept: Arc<AtomicBool>,
 }
 
 /// What was last made to stand.
@@ -88,6 +91,7 @@ impl Netlink {
             ingress: ingress.into_iter().collect(),
             redirects,
             settled: Arc::default(),
+            swept: Arc::default(),
         }
     }
 
@@ -213,8 +217,12 @@ impl Netlink {
 
 impl Network for Netlink {
     async fn observe(&self) -> Result<ObservedNetwork, NetworkError> {
-        let directory = self.netns.clone();
+        let (directory, swept) = (self.netns.clone(), Arc::clone(&self.swept));
         let observed = apart(move || {
+            if !swept.load(Ordering::Relaxed) {
+                namespace::remove_bare(&directory)?;
+                swept.store(true, Ordering::Relaxed);
+            }
             let board = connected(async |handle| Board::read(&handle).await)?;
             Ok(ObservedNetwork {
                 environments: board.environments(),

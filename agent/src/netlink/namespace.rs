@@ -107,6 +107,26 @@ pub(super) fn detach(replica: &ReplicaName, netns: &Path) -> Result<(), NetlinkE
 
 /// The replicas that have a mounted namespace in `directory`.
 pub(super) fn mounted(directory: &Path) -> Result<BTreeSet<ReplicaName>, NetlinkError> {
+    let mut replicas = of_replicas(directory)?;
+    replicas.retain(|replica| is_namespace(&directory.join(replica.as_str())));
+    Ok(replicas)
+}
+
+/// Removes the files in `directory` that no namespace is mounted on: an agent that was killed between two steps leaves
+/// them, and nobody would look for them again. Whoever attaches at the same time would lose the file under the mount.
+pub(super) fn remove_bare(directory: &Path) -> Result<(), NetlinkError> {
+    for replica in of_replicas(directory)? {
+        let file = directory.join(replica.as_str());
+        if !is_namespace(&file) {
+            fs::remove_file(&file)
+                .map_err(NetlinkError::doing(format!("remove {}", file.display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// The replicas that have a file in `directory`.
+fn of_replicas(directory: &Path) -> Result<BTreeSet<ReplicaName>, NetlinkError> {
     join_mounts_of_init()?;
     let failed = || NetlinkError::doing::<io::Error>(format!("list {}", directory.display()));
     let entries = match fs::read_dir(directory) {
@@ -116,9 +136,7 @@ pub(super) fn mounted(directory: &Path) -> Result<BTreeSet<ReplicaName>, Netlink
     let mut replicas = BTreeSet::new();
     for entry in entries {
         let entry = entry.map_err(failed())?;
-        if let Some(Ok(replica)) = entry.file_name().to_str().map(str::parse)
-            && is_namespace(&entry.path())
-        {
+        if let Some(Ok(replica)) = entry.file_name().to_str().map(str::parse) {
             replicas.insert(replica);
         }
     }

@@ -79,6 +79,11 @@ fn what_was_attached_is_observed_and_after_detaching_nothing_is_left() {
         assert!(!netlink.netns(&web).exists());
         assert!(!sh("ip -o link").contains("skv"));
 
+        // The next agent removes what a killed one left half removed, and nothing of others.
+        bed.netlink().observe().await.unwrap();
+        assert!(!netlink.netns(&replica("web", 2)).exists());
+        assert!(bed.dir.path().join("netns/not-a-replica").exists());
+
         assert_eq!(netlink.settle(&BTreeMap::new()).await.unwrap(), []);
         assert!(!sh("ip -o link").contains("sk-"));
         assert!(!sh("nft list tables").contains("skerry"));
