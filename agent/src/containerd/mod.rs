@@ -44,6 +44,7 @@ mod user;
 mod vault;
 mod volumes;
 mod watch;
+mod within;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -10,11 +10,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
+
+use super::within::open_within;
 
 /// The size of a page on most boards: a file takes one at least.
 const PAGE: u64 = 4096;
@@ -134,7 +136,7 @@ pub(super) fn open_folder(path: &Path) -> nix::Result<OwnedFd> {
     let inner = path.strip_prefix("/").unwrap_or(path);
     let inner = if inner.as_os_str().is_empty() { Path::new(".") } else { inner };
     let links = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    openat2(root, inner, OpenHow::new().flags(LOOK | OFlag::O_DIRECTORY).resolve(links))
+    open_within(&root, inner, OpenHow::new().flags(LOOK | OFlag::O_DIRECTORY).resolve(links))
 }
 
 const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -165,7 +167,7 @@ pub(super) fn open_inside(
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | follow);
     let look = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        openat2(root, path, how)
+        open_within(root, path, how)
     };
     let Some(owner) = owner else { return look(path) };
     let mut deepest = look(Path::new(""))?;
@@ -191,7 +193,7 @@ fn make_folder(parent: &OwnedFd, name: &Path, owner: Owner) -> nix::Result<()> {
     }
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let links = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    give(&openat2(parent, name, OpenHow::new().flags(flags).resolve(links))?, owner)
+    give(&open_within(parent, name, OpenHow::new().flags(flags).resolve(links))?, owner)
 }
 
 /// Makes a folder `owner`'s; not one that was opened for looking only.

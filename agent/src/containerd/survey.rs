@@ -9,11 +9,12 @@ use containerd_client::types::v1::Status as TaskStatus;
 use domain::model::ReplicaName;
 use domain::replica::Survey;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 
 use super::Containerd;
 use super::cgroup::Cgroups;
 use super::record::Record;
+use super::within::open_within;
 use crate::runtime::RuntimeError;
 
 /// Where an app says that it must not be replaced now, in the eyes of its container.
@@ -99,7 +100,7 @@ fn exists_in(root: &File, path: &str) -> bool {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(root, path, how) {
+    match open_within(root, path, how) {
         Ok(_) => true,
         // A kernel before 5.6 cannot be asked like this: then no link is followed at all.
         Err(Errno::ENOSYS) => exists_without_links(root, path),

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::Read as _;
 
 use containerd_client::types::Mount;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open};
 use nix::sys::stat::Mode;
+
+use super::within::open_within;
 
 /// An image's `/etc/passwd` is a few lines; one that is larger is not read further.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -72,7 +74,7 @@ pub(super) fn file_of(mounts: &[Mount], path: &str) -> Option<String> {
         let how = OpenHow::new()
             .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let file = File::from(openat2(root, path, how).ok()?);
+        let file = File::from(open_within(&root, path, how).ok()?);
         // A removed file leaves a device in its place.
         if !file.metadata().ok()?.is_file() {
             return None;
