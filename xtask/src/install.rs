@@ -21,6 +21,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
     ("ip", "iproute2"),
+    ("losetup", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("nft", "nftables"),

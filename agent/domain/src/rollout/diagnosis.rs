@@ -1,6 +1,5 @@
 //! Diagnosis: why a replica, or a revision, is not what it should be, out of what was seen of it.
 
-use super::trial::LATE;
 use crate::plan::{Doing, Fleet, Memory, ReplicaView, World};
 use crate::probe::ProbeFailure;
 use crate::reason::Reason;
@@ -150,10 +149,11 @@ pub(super) fn late(
     match known.or_else(|| worst(revision, fleet, memory)) {
         Some(cause) => {
             let waits = [Reason::WaitingForProbe, Reason::ContainerStarting];
-            let reason = if waits.contains(&cause.reason) { LATE } else { cause.reason };
+            let reason =
+                if waits.contains(&cause.reason) { Reason::DeadlineExceeded } else { cause.reason };
             Trouble { reason, details: format!("{line} {}", cause.details) }
         }
-        None => Trouble { reason: LATE, details: line },
+        None => Trouble { reason: Reason::DeadlineExceeded, details: line },
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::diagnosis;
 use crate::model::Moment;
 use crate::plan::{Fleet, Memory, World};
-use crate::reason::Reason;
 use crate::replica::Trouble;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
@@ -120,6 +119,3 @@ pub(crate) fn is_crash_looping(
 ) -> bool {
     diagnosis::crash_loop(revision, fleet, memory, CRASH_LOOP).is_some()
 }
-
-/// The reason of a deadline that passed, where nothing better is known.
-pub(super) const LATE: Reason = Reason::DeadlineExceeded;
