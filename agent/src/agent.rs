@@ -229,11 +229,9 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
-    let preload_dir = config.images.preload_dir.clone();
-    if preloads {
-        let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
-        tasks.spawn_short(info_span!("preload"), preload);
-    }
+    let preload_dir = preloads.then(|| config.images.preload_dir.clone());
+    let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
+    tasks.spawn_short(info_span!("preload"), preload);
     let about = about(config, public_key);
     spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock, about);
     watch_dir_of(&tasks, config, &inbox, &published);

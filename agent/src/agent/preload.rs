@@ -1,4 +1,5 @@
-//! Images that were flashed with the board: imported at start, whenever containerd comes.
+//! Images that were flashed with the board: imported at start, whenever containerd comes. Before, what an earlier run
+//! left of its imports is put in order.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,10 +25,19 @@ pub(super) fn expect(dir: &Path, images: &Images) -> bool {
 }
 
 /// Imports every archive of the folder, once containerd answers, and tells the loop.
-pub(super) async fn run(dir: PathBuf, images: Images, connection: Connection, inbox: Inbox) {
+pub(super) async fn run(
+    dir: Option<PathBuf>,
+    images: Images,
+    connection: Connection,
+    inbox: Inbox,
+) {
     while connection.client().await.is_err() {
         time::sleep(PATIENCE).await;
     }
+    if let Err(error) = images.end_finished_leases().await {
+        warn!(error = %Chain(&error), "leases of an earlier run, if any, end by themselves");
+    }
+    let Some(dir) = dir else { return };
     let mut news = false;
     for (path, result) in images.preload(&dir).await {
         match result {

@@ -86,7 +86,12 @@ impl Connection {
             Err(status) if status.code() == Code::AlreadyExists => (),
             Err(status) => return Err(failed("create a lease", &status)),
         }
-        Ok(Self { shared: Arc::clone(&self.shared), lease: Some(id.to_owned()) })
+        Ok(self.under(id))
+    }
+
+    /// The same connection under a lease that is there.
+    pub fn under(&self, id: &str) -> Self {
+        Self { shared: Arc::clone(&self.shared), lease: Some(id.to_owned()) }
     }
 
     /// Gives the lease back. What nothing refers to is collected by containerd in its own time.

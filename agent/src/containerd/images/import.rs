@@ -12,9 +12,10 @@ use tracing::info;
 
 use super::archive::stamp;
 use super::content::{Blob, Content};
+use super::leases::{discard, give_back};
 use super::parcel::{ArchiveReader, Parcel, blocking};
 use super::records::{self, ARCHIVE, IMPORTED};
-use super::{Images, Labels, discard, give_back};
+use super::{Images, Labels};
 use crate::containerd::connection::Connection;
 use crate::runtime::RuntimeError;
 

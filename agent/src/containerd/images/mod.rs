@@ -13,6 +13,7 @@
 mod archive;
 mod content;
 mod import;
+mod leases;
 mod manifest;
 mod name;
 mod parcel;
@@ -26,15 +27,15 @@ mod unpack;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use domain::model::{Digest, WallTime};
+use domain::model::Digest;
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, ResolvedImage, Trouble};
 use tokio::sync::watch;
 use tracing::debug;
 
 use self::content::Content;
+use self::leases::give_back;
 use self::manifest::{Descriptor, Selected};
 use self::name::{ImageName, InvalidImageName, Version};
 use self::platform::Board;
@@ -42,14 +43,12 @@ use self::records::Record;
 use self::registry::Refusal;
 use self::unpack::Snapshots;
 use super::connection::Connection;
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::config;
 use crate::runtime::RuntimeError;
 
 pub use self::import::ImportedImage;
 
-/// A lease outlives an agent that was killed at a pull by this much, so that the next one can go on with it.
-const LEASE: Duration = Duration::from_hours(24);
 /// Configurations kept in memory: more images than a board runs.
 const KNOWN: usize = 32;
 
@@ -99,6 +98,7 @@ pub struct Images {
     turns: Arc<Turns>,
     preloading: watch::Sender<bool>,
     misfits: Arc<Mutex<VecDeque<Trouble>>>,
+    taken: Arc<leases::Taken>,
 }
 
 /// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
@@ -130,6 +130,7 @@ impl Images {
             turns: Arc::default(),
             preloading: watch::Sender::new(false),
             misfits: Arc::default(),
+            taken: Arc::default(),
         }
     }
 
@@ -339,13 +340,6 @@ impl Images {
         Snapshots { connection, snapshotter: &self.snapshotter }
     }
 
-    /// A lease for work on one image. Its name is that of an earlier try, which it goes on with.
-    async fn lease(&self, work: &str, root: Digest) -> Result<Connection, RuntimeError> {
-        let WallTime(now) = self.clock.wall();
-        let expires = rfc3339(WallTime(now + LEASE));
-        self.connection.leased(&format!("skerry-{work}-{}", root.hex()), expires).await
-    }
-
     fn known(&self, root: Digest) -> Option<ImageConfig> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().find(|(digest, _)| *digest == root).map(|(_, config)| config.clone())
@@ -364,20 +358,6 @@ impl Images {
 struct Labels {
     named: BTreeMap<String, String>,
     pinned: BTreeMap<String, String>,
-}
-
-/// Ends a lease whose work is done. If that fails the lease expires, and no harm comes of it.
-async fn give_back(leased: &Connection) {
-    if let Err(error) = leased.release().await {
-        debug!(%error, "a lease stays until it expires");
-    }
-}
-
-/// Ends a lease whose work came to nothing, and frees the disk of it.
-async fn discard(leased: &Connection) {
-    if let Err(error) = leased.discard().await {
-        debug!(%error, "a lease stays until it expires");
-    }
 }
 
 fn trouble(reason: Reason, details: String) -> RuntimeError {

@@ -8,11 +8,12 @@ use domain::replica::{RegistryLogin, Trouble};
 use tracing::{debug, info};
 
 use super::content::{Blob, Content, Ingest};
+use super::leases::{discard, give_back};
 use super::manifest::{Descriptor, Selected};
 use super::name::ImageName;
 use super::records::Record;
 use super::registry::{Refusal, Registry};
-use super::{Images, Labels, discard, give_back};
+use super::{Images, Labels};
 use crate::containerd::connection::Connection;
 use crate::runtime::RuntimeError;
 

@@ -3,4 +3,5 @@
 mod archives;
 mod fixture;
 mod flaky;
+mod leases;
 mod pulls;
