@@ -90,6 +90,7 @@ impl Connection {
     }
 
     /// The same connection under a lease that is there.
+    #[must_use]
     pub fn under(&self, id: &str) -> Self {
         Self { shared: Arc::clone(&self.shared), lease: Some(id.to_owned()) }
     }
