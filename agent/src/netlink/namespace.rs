@@ -231,7 +231,10 @@ async fn link_up(
     }
     // The kernel makes the inner end in its namespace at once: it never has a name on the board that could clash. It
     // comes up later, by `furnish`: no end can be up before the other is there.
-    let peer = LinkUnspec::new_with_name(INSIDE).setns_by_fd(inside.as_raw_fd()).build();
+    let peer = LinkUnspec::new_with_name(INSIDE)
+        .setns_by_fd(inside.as_raw_fd())
+        .address(hardware(place.address))
+        .build();
     let pair = LinkMessageBuilder::<LinkVeth>::new(outside, INSIDE)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .controller(bridge.index)
@@ -272,6 +275,15 @@ async fn furnish(handle: &Handle, place: &Place) -> Result<(), NetlinkError> {
     request.execute().await.map_err(failed("set the address"))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(place.gateway).build();
     handle.route().add(route).execute().await.map_err(failed("set the default route"))
+}
+
+/// The hardware address that belongs to an address: `02` is "locally administered", then `r`.
+///
+/// Whoever spoke to the one that had the address before, the board first of all, remembers for up to a minute where it
+/// was: its successor must be there.
+fn hardware(address: Ipv4Addr) -> Vec<u8> {
+    let [a, b, c, d] = address.octets();
+    vec![0x02, b'r', a, b, c, d]
 }
 
 fn address(place: &Place) -> Ipv4Net {

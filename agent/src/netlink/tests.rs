@@ -92,6 +92,27 @@ fn what_was_attached_is_observed_and_after_detaching_nothing_is_left() {
 }
 
 #[test]
+fn a_successor_with_the_same_address_is_reached_at_once() {
+    on_a_board(async |bed| {
+        let netlink = bed.netlink();
+        netlink.settle(&environments(&["default"])).await.unwrap();
+        let sibling = replica("sibling", 9);
+        netlink.attach(&sibling, &place(&netlink, "default", &sibling, 6)).await.unwrap();
+        let sibling = File::open(netlink.netns(&sibling)).unwrap();
+        for number in 1..=2 {
+            let web = replica("web", number);
+            netlink.attach(&web, &place(&netlink, "default", &web, 5)).await.unwrap();
+            let inside = File::open(netlink.netns(&web)).unwrap();
+            let _web = listen(&inside, 8080);
+            // The first time each learns where the address is; the second time each believes to know.
+            assert_eq!(connect(&here(), "10.231.0.5:8080"), Ok(()), "the board, {number}");
+            assert_eq!(connect(&sibling, "10.231.0.5:8080"), Ok(()), "a sibling, {number}");
+            netlink.detach(&web).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn containers_reach_the_lan_by_the_boards_address_and_the_lan_does_not_reach_them() {
     on_a_board(async |bed| {
         let netlink = bed.netlink();
