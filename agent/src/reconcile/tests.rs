@@ -106,6 +106,28 @@ async fn a_restarted_agent_adopts_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_dies_while_an_app_is_recreated_waits_for_nobody_who_made_room() {
+    let recreated = |tag, generation| {
+        document("hello", tag, generation)
+            .replace("skerry: {", "skerry: {updateStrategy: recreate, probationSeconds: 0, ")
+    };
+    let mut board = Board::start();
+    board.send("hello", &recreated("v1", 1)).await.unwrap();
+    board.until("hello", |status| status.running_status == RunningStatus::Running).await;
+    board.hold_health();
+    board.send("hello", &recreated("v2", 2)).await.unwrap();
+    board
+        .until("hello", |status| {
+            status.revisions[0].replicas == 1 && status.revisions[1].replicas == 0
+        })
+        .await;
+    let mut board = board.restart().await;
+    let began = tokio::time::Instant::now();
+    board.until("hello", |status| status.revisions[0].phase == Phase::Committed).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn records_of_an_earlier_boot_are_made_anew() {
     let mut board = Board::start();
     board.send("hello", &document("hello", "v1", 1)).await.unwrap();

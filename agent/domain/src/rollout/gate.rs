@@ -76,7 +76,7 @@ fn passes(
     if fleet.replicas(&before.name).is_empty() && record.wanted_of(before).count() == 0 {
         return true;
     }
-    if let Some(at) = comes_up(before, fleet, world, memory) {
+    if let Some(at) = comes_up(record, before, fleet, world, memory) {
         // After a power cut the one that serves comes first: what it uses is not known before.
         let details = format!("{} starts first", before.name);
         memory.note(&revision.name, Trouble { reason: Reason::ContainerStarting, details });
@@ -114,8 +114,10 @@ fn one_before<'a>(record: &'a AppRecord, revision: &RevisionRecord) -> Option<&'
     record.serving().filter(|serving| single && serving.name != revision.name)
 }
 
-/// Until when the one that serves is waited for, while it comes up after a power cut or a start of the agent.
+/// Until when the one that serves is waited for, while it comes up after a power cut or a start of the agent. One that has
+/// stopped to make room does not come.
 fn comes_up(
+    record: &AppRecord,
     before: &RevisionRecord,
     fleet: &Fleet<'_>,
     world: World<'_>,
@@ -128,7 +130,8 @@ fn comes_up(
     });
     let stands =
         0 < fleet.ready(&before.name) || memory.last_ready(&before.name).is_some() || fails;
-    if stands || memory.trouble(&before.name).is_some() {
+    let made_room = super::allowed(record, before) == 0;
+    if stands || made_room || memory.trouble(&before.name).is_some() {
         return None;
     }
     let until = memory.first_seen(&before.name).unwrap_or(world.now).after(COMES_UP);
