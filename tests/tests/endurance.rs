@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use system_tests::{
-    Access, Board, Broker, Control, Document, Image, LONG, Lan, SHORT, Stage, eventually, pause,
-    tells,
+    Access, Board, Broker, Control, Document, Image, LONG, Lan, SHORT, Stage, await_nothing_left,
+    eventually, pause, tells,
 };
 
 fn prepare(board: &mut Board) -> Result<()> {
@@ -24,61 +23,6 @@ fn prepare(board: &mut Board) -> Result<()> {
 
 fn app(version: usize) -> Document {
     Document::new(&format!("test.local/app:{version}"))
-}
-
-/// What of replicas is on the board, in the words of each place where something can be left over.
-fn leftovers(board: &Board) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    for (what, list) in [
-        ("container", board.ctr(["containers", "list", "--quiet"])?),
-        ("task", board.ctr(["tasks", "list", "--quiet"])?),
-        ("lease", board.ctr(["leases", "list", "--quiet"])?),
-        ("ingest", board.ctr(["content", "active", "--quiet"]).unwrap_or_default()),
-    ] {
-        found.extend(list.lines().map(|line| format!("{what} {line}")));
-    }
-    let snapshots = board.ctr(["snapshots", "list"])?;
-    let writable = snapshots.lines().filter(|line| line.contains("Active"));
-    found.extend(writable.map(|line| format!("snapshot {line}")));
-    let links = board.run("ip", ["-o", "link", "show", "type", "veth"])?;
-    let cables = links.lines().filter(|line| !line.contains("lan0"));
-    found.extend(cables.map(|line| format!("cable {line}")));
-    for folder in ["netns", "etc", "volumes"] {
-        for entry in fs::read_dir(board.dir().join("run").join(folder)).into_iter().flatten() {
-            found.insert(format!("{folder} {}", entry?.file_name().display()));
-        }
-    }
-    let prefix = board.dir().join("run/netns").display().to_string();
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mounts = mounts.lines().filter(|line| line.contains(&prefix) || line.contains("/s/io."));
-    let ours = mounts.filter(|line| line.contains(&format!("{}/", board.dir().display())));
-    found.extend(ours.map(|line| format!("mount {line}")));
-    found.extend(programs(board.dir(), &board.device()));
-    Ok(found)
-}
-
-/// Shims and loggers of the board.
-fn programs(dir: &Path, device: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| line.replace('\0', " "));
-    let logs = format!("{}/run/logs", dir.display());
-    let shim = format!("-namespace {device} ");
-    lines
-        .filter(|line| {
-            line.contains("containerd-shim") && line.contains(&shim)
-                || line.contains(" logger ") && line.contains(&logs)
-        })
-        .collect()
-}
-
-#[track_caller]
-fn await_nothing_left(board: &Board) -> Result<()> {
-    eventually("nothing to be left", LONG, || {
-        let left = leftovers(board)?;
-        ensure!(left.is_empty(), "{left:#?}");
-        Ok(())
-    })
 }
 
 /// An init container, two containers and a volume: much to be cut short in the midst of.
