@@ -8,6 +8,7 @@
 //!   exec       the port `Exec`                       exec_calls one function per call
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
 //!   watch      events → a pulse                      places     files in /etc, marks
+//!   shims      what served nobody any more
 //!   devices    nodes of the board                    volumes, vault, storages, mounts, remains
 //!   threads    work that a dead disk may keep                   what is mounted for a replica
 //! ```
@@ -33,6 +34,7 @@ mod places;
 mod record;
 mod remains;
 mod seccomp;
+mod shims;
 mod spec;
 mod storages;
 mod survey;

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::image_source::ImageSource;
 use super::lifecycle::{SIGKILL, failure};
 use super::record::{Record, is_ours};
+use super::shims::{self, Shim};
 use super::volumes::Volumes;
 use super::{Containerd, Shared};
 use crate::logger;
@@ -127,6 +128,35 @@ impl<I: ImageSource> Containerd<I> {
                     Ok(()) => info!(id, "a process without a record is removed"),
                     Err(error) => warn!(id, %error, "a process without a record is left"),
                 }
+            }
+            self.sweep_shims().await;
+        }
+    }
+
+    /// Ends shims whose container has no record and that serve no other.
+    async fn sweep_shims(&self) {
+        let Shared { calls, settings, .. } = &*self.shared;
+        let mut idle: BTreeSet<Shim> = BTreeSet::new();
+        // Twice, as for processes.
+        for pause in [Duration::ZERO, RECORD_GAP] {
+            tokio::time::sleep(pause).await;
+            let namespace = settings.namespace.clone();
+            let found = tokio::task::spawn_blocking(move || shims::idle(&namespace)).await;
+            let found: BTreeSet<Shim> =
+                found.ok().and_then(Result::ok).into_iter().flatten().collect();
+            let known = calls.containers(None, |container| Some(container.id.clone())).await;
+            let Ok(known) = known else { return };
+            let first = pause.is_zero();
+            let lone = found.into_iter().filter(|shim| !known.contains(&shim.id));
+            idle = lone.filter(|shim| first || idle.contains(shim)).collect();
+            if idle.is_empty() {
+                return;
+            }
+        }
+        for shim in idle {
+            match shims::end(&shim).await {
+                Ok(()) => info!(id = shim.id, pid = shim.pid, "a shim that served nobody is ended"),
+                Err(error) => warn!(id = shim.id, pid = shim.pid, %error, "a shim serves nobody"),
             }
         }
     }

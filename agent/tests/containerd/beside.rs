@@ -157,6 +157,42 @@ async fn what_an_agent_left_behind_is_ended_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_that_serves_nobody_is_ended_and_one_that_serves_is_not() {
+    let Some(board) = Board::new().await else { return };
+    let order = board.order(1, vec![sh("main", "exec sleep 999")]);
+    run(&board.containerd(), &order).await;
+    let serving = board.shims();
+    // As containerd starts one, of which it then hears no more.
+    let bundle = board.dir.join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("config.json"), "{}").unwrap();
+    let socket = board.dir.join("c.sock").display().to_string();
+    let started = std::process::Command::new("containerd-shim-runc-v2")
+        .args(["-namespace", &board.namespace, "-id", "sk-0123456789abcdef01234567"])
+        .args(["-address", &socket, "start"])
+        .env("TTRPC_ADDRESS", format!("{socket}.ttrpc"))
+        .current_dir(&bundle)
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    until("there is one more", async || (board.shims().len() == serving.len() + 1).then_some(()))
+        .await;
+
+    let (pulses, _pulse) = tokio::sync::watch::channel(0);
+    let stop = CancellationToken::new();
+    let tasks = skerry::tasks::Tasks::default();
+    tasks.spawn_short(tracing::Span::none(), board.containerd().watch(pulses, stop.clone()));
+    until("it is gone", async || (board.shims() == serving).then_some(())).await;
+    assert!(matches!(
+        state(&board.containerd(), &order, "main").await,
+        Some(ContainerState::Running { .. })
+    ));
+    stop.cancel();
+    tasks.shut_down(LONG).await;
+    board.containerd().stop(&order.replica, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_survey_measures_replicas_and_finds_their_locks() {
     let Some(board) = Board::new().await else { return };
     let containerd = board.containerd();
