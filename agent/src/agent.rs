@@ -266,6 +266,8 @@ struct Wires {
     troubles: Troubles,
     redirects: watch::Sender<Arc<Redirects>>,
     health: watch::Sender<Arc<domain::probe::HealthReport>>,
+    demand: watch::Sender<Arc<domain::scale::Demand>>,
+    readings: watch::Sender<Arc<domain::scale::Readings>>,
     lan_names: watch::Sender<Arc<domain::zone::LanNames>>,
     pulses: watch::Sender<u64>,
     link: watch::Sender<Link>,
@@ -275,6 +277,8 @@ impl Wires {
     fn reports(&self) -> Reports {
         Reports {
             health: self.health.subscribe(),
+            demand: self.demand.subscribe(),
+            readings: self.readings.subscribe(),
             lan_names: self.lan_names.subscribe(),
             runtime: self.pulses.subscribe(),
             listeners: self.troubles.subscribe(),

@@ -8,6 +8,7 @@ use domain::model::Digest;
 use domain::probe::{HealthReport, ProbePlan};
 use domain::replica::Trouble;
 use domain::route::RouteTable;
+use domain::scale::{Demand, Readings, SamplePlan};
 use domain::status::Statuses;
 use domain::zone::{Announcements, LanNames, Zones};
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ pub struct Publisher {
     pub announcements: watch::Sender<Arc<Announcements>>,
     /// What is probed.
     pub probes: watch::Sender<Arc<ProbePlan>>,
+    /// What is sampled for scaling.
+    pub samples: watch::Sender<Arc<SamplePlan>>,
 }
 
 /// The receiving halves, cloned to the adapters.
@@ -52,6 +55,8 @@ pub struct Published {
     pub announcements: watch::Receiver<Arc<Announcements>>,
     /// What is probed.
     pub probes: watch::Receiver<Arc<ProbePlan>>,
+    /// What is sampled for scaling.
+    pub samples: watch::Receiver<Arc<SamplePlan>>,
 }
 
 /// What is known of the device itself.
@@ -79,6 +84,10 @@ pub struct Link {
 pub struct Reports {
     /// From the prober.
     pub health: watch::Receiver<Arc<HealthReport>>,
+    /// From the ingress: who is asked for.
+    pub demand: watch::Receiver<Arc<Demand>>,
+    /// From the samplers.
+    pub readings: watch::Receiver<Arc<Readings>>,
     /// From mDNS: the names held.
     pub lan_names: watch::Receiver<Arc<LanNames>>,
     /// From the runtime: rises whenever something happened to a container.
@@ -97,8 +106,18 @@ pub fn channels() -> (Publisher, Published) {
     let (zones, zones_rx) = watch::channel(Arc::default());
     let (announcements, announcements_rx) = watch::channel(Arc::default());
     let (probes, probes_rx) = watch::channel(Arc::default());
-    let publisher =
-        Publisher { statuses, device, outbox, recent, routes, zones, announcements, probes };
+    let (samples, samples_rx) = watch::channel(Arc::default());
+    let publisher = Publisher {
+        statuses,
+        device,
+        outbox,
+        recent,
+        routes,
+        zones,
+        announcements,
+        probes,
+        samples,
+    };
     let receiving = Published {
         statuses: statuses_rx,
         device: device_rx,
@@ -108,6 +127,7 @@ pub fn channels() -> (Publisher, Published) {
         zones: zones_rx,
         announcements: announcements_rx,
         probes: probes_rx,
+        samples: samples_rx,
     };
     (publisher, receiving)
 }

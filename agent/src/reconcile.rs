@@ -286,6 +286,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Some(request) = self.inbox.recv() => self.take(request).await,
                 Ok(()) = self.reports.runtime.changed() => self.look(),
                 Ok(()) = self.reports.health.changed() => debug!("health changed"),
+                Ok(()) = self.reports.demand.changed() => debug!("demand changed"),
+                Ok(()) = self.reports.readings.changed() => debug!("a sample was taken"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),
                 () = time::sleep_until(self.clock.instant(rest)) => debug!("timer"),

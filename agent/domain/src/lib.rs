@@ -27,6 +27,7 @@ pub mod replica;
 pub mod reweigh;
 pub mod rollout;
 pub mod route;
+pub mod scale;
 pub mod secrets;
 pub mod state;
 pub mod status;

@@ -53,6 +53,8 @@ pub struct Service {
     pub split: Vec<Share>,
     /// Every active revision's ready replicas.
     pub revisions: BTreeMap<RevisionName, Vec<Backend>>,
+    /// Revisions that are at zero, or on their way back from there.
+    pub asleep: BTreeMap<RevisionName, Sleep>,
     /// Labels, and the revisions they name.
     pub labels: BTreeMap<String, RevisionName>,
     /// Why there is nobody to serve, where there is nobody.
@@ -66,6 +68,24 @@ pub struct Share {
     pub revision: RevisionName,
     /// Per cent.
     pub weight: u32,
+}
+
+/// How a revision without a replica is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sleep {
+    /// A request wakes it, and waits until it is ready.
+    Wakes,
+    /// It was woken and does not come, for this reason. It is tried again.
+    Fails(Reason),
+}
+
+/// Who is to serve a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picked<'a> {
+    /// This replica.
+    Ready(&'a Backend),
+    /// Whoever comes first of this revision: it is asleep.
+    Asleep(&'a RevisionName),
 }
 
 /// A replica that is ready.
@@ -198,32 +218,40 @@ impl<'a> Found<'a> {
     /// The replica that serves: of the revision that `ticket` falls on, one with the fewest open requests.
     ///
     /// `busy` tells how many a replica has open, or nothing where it is not to be picked. Of equals `turn` decides,
-    /// so that a rising number goes round. Revisions with nobody to pick leave their share to the others.
+    /// so that a rising number goes round. Revisions with nobody to pick leave their share to the others, but for those
+    /// that are asleep: a request that falls on one is to wake it.
     pub fn pick(
         &self,
         ticket: Ticket,
         busy: impl Fn(&Backend) -> Option<usize>,
         turn: usize,
-    ) -> Result<&'a Backend, Reason> {
-        let chosen = match self.aim {
-            Aim::Revision(revision) => self.service.least_busy(revision, &busy, turn),
-            Aim::Split => self.service.drawn(ticket, &busy, turn),
-        };
-        chosen.ok_or(self.service.unready)
+    ) -> Result<Picked<'a>, Reason> {
+        let service = self.service;
+        match self.aim {
+            Aim::Revision(revision) => match service.picked(revision, &busy, turn) {
+                Some(picked) => Ok(picked),
+                None => Err(service.failure_of(revision)),
+            },
+            Aim::Split => match service.drawn(ticket, &busy) {
+                Some(revision) => service.picked(revision, &busy, turn).ok_or(service.unready),
+                None => Err(service.failure()),
+            },
+        }
     }
 }
 
 impl Service {
+    /// The revision that a ticket falls on, of those that can serve or be woken.
     fn drawn(
         &self,
         ticket: Ticket,
         busy: &impl Fn(&Backend) -> Option<usize>,
-        turn: usize,
-    ) -> Option<&Backend> {
+    ) -> Option<&RevisionName> {
+        let wakes = |name: &RevisionName| matches!(self.asleep.get(name), Some(Sleep::Wakes));
         let serves = |share: &&Share| {
             let replicas = self.revisions.get(&share.revision);
-            0 < share.weight
-                && replicas.is_some_and(|all| all.iter().any(|one| busy(one).is_some()))
+            let ready = replicas.is_some_and(|all| all.iter().any(|one| busy(one).is_some()));
+            0 < share.weight && (ready || wakes(&share.revision))
         };
         let shares = || self.split.iter().filter(serves);
         let whole: u64 = shares().map(|share| u64::from(share.weight)).sum();
@@ -233,7 +261,38 @@ impl Service {
             passed += u64::from(share.weight);
             point < passed
         })?;
-        self.least_busy(&share.revision, busy, turn)
+        Some(&share.revision)
+    }
+
+    fn picked<'a>(
+        &'a self,
+        revision: &'a RevisionName,
+        busy: &impl Fn(&Backend) -> Option<usize>,
+        turn: usize,
+    ) -> Option<Picked<'a>> {
+        let ready = self.least_busy(revision, busy, turn).map(Picked::Ready);
+        ready.or_else(|| match self.asleep.get(revision)? {
+            Sleep::Wakes => Some(Picked::Asleep(revision)),
+            Sleep::Fails(_) => None,
+        })
+    }
+
+    /// Why nobody serves, where a revision with a share was woken in vain.
+    fn failure(&self) -> Reason {
+        let mut named = self.split.iter().filter(|share| 0 < share.weight);
+        let failing = named.find_map(|share| self.failing(&share.revision));
+        failing.unwrap_or(self.unready)
+    }
+
+    fn failure_of(&self, revision: &RevisionName) -> Reason {
+        self.failing(revision).unwrap_or(self.unready)
+    }
+
+    fn failing(&self, revision: &RevisionName) -> Option<Reason> {
+        match self.asleep.get(revision)? {
+            Sleep::Wakes => None,
+            Sleep::Fails(reason) => Some(*reason),
+        }
     }
 
     fn least_busy(

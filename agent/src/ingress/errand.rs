@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::reason::Reason;
-use domain::route::{Backend, Side, Ticket, Transport};
+use domain::route::{Backend, Picked, Side, Ticket, Transport};
 
 use super::fleet::Shared;
 use super::upstream::{Busy, Upstream};
@@ -41,7 +41,8 @@ impl<'a> Errand<'a> {
             };
             let turn = usize::try_from(number).unwrap_or(0);
             let picked = match found.pick(Ticket::nth(number), open, turn) {
-                Ok(picked) => picked,
+                Ok(Picked::Ready(picked)) => picked,
+                Ok(Picked::Asleep(_)) => return Err(found.service.unready),
                 Err(_) if !self.passed_over.is_empty() => return Err(Reason::UpstreamFailed),
                 Err(reason) => return Err(reason),
             };

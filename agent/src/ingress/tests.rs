@@ -61,6 +61,7 @@ fn app(name: &str, backends: &[SocketAddrV4]) -> Service {
         domains: Vec::new(),
         split: vec![Share { revision: revision.clone(), weight: 100 }],
         revisions: [(revision.clone(), backends.iter().map(backend).collect())].into(),
+        asleep: BTreeMap::default(),
         labels: BTreeMap::default(),
         unready: Reason::NoReadyReplica,
     }

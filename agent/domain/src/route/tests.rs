@@ -27,9 +27,22 @@ fn app(name: &str, revisions: &[(&str, u32, &[u8])]) -> Service {
         domains: Vec::new(),
         split: revisions.iter().map(share).collect(),
         revisions: revisions.iter().map(replicas).collect(),
+        asleep: BTreeMap::new(),
         labels: BTreeMap::new(),
         unready: Reason::NoReadyReplica,
     }
+}
+
+/// The last part of the address of a replica that is ready; the name of a revision that is asleep.
+fn whom(picked: Picked<'_>) -> Result<u8, String> {
+    match picked {
+        Picked::Ready(one) => Ok(one.address.ip().octets()[3]),
+        Picked::Asleep(revision) => Err(revision.to_string()),
+    }
+}
+
+fn replica(picked: Picked<'_>) -> u8 {
+    whom(picked).unwrap()
 }
 
 fn environment(
@@ -148,7 +161,10 @@ fn shares(out: &[u8]) -> BTreeMap<String, usize> {
         let ticket = Ticket::new(number).unwrap();
         let picked = found.pick(ticket, busy, 0).map_or_else(
             |reason| reason.word().to_owned(),
-            |one| one.replica.as_str()[..7].to_owned(),
+            |one| match one {
+                Picked::Ready(one) => one.replica.as_str()[..7].to_owned(),
+                Picked::Asleep(revision) => format!("{revision} wakes"),
+            },
         );
         *counts.entry(picked).or_default() += 1;
     }
@@ -186,7 +202,7 @@ fn shares_of(weights: &[u32], numbers: impl Iterator<Item = u32>) -> Vec<u32> {
     let mut counts = vec![0; weights.len()];
     for number in numbers {
         let picked = found.pick(Ticket::nth(number), |_| Some(0), 0).unwrap();
-        counts[usize::from(picked.address.ip().octets()[3]) - 1] += 1;
+        counts[usize::from(replica(picked)) - 1] += 1;
     }
     counts
 }
@@ -222,7 +238,7 @@ fn a_label_leads_to_its_revision_whatever_its_weight() {
     let picked = |host: &str| {
         let found = table.find(&format!("{host}.default.pi-1.internal"), &Side::Lan).unwrap();
         let picks = (0..100).map(|n| found.pick(Ticket::nth(n), |_| Some(0), 0).unwrap());
-        let mut last: Vec<u8> = picks.map(|one| one.address.ip().octets()[3]).collect();
+        let mut last: Vec<u8> = picks.map(replica).collect();
         last.dedup();
         last
     };
@@ -242,7 +258,7 @@ fn the_least_busy_replica_is_picked_and_equals_take_turns() {
     let found = table.find("a", &Side::Lan).unwrap();
     let pick = |open: [usize; 3], turn| {
         let busy = |one: &Backend| Some(open[usize::from(one.address.ip().octets()[3]) - 1]);
-        found.pick(Ticket(0), busy, turn).unwrap().address.ip().octets()[3]
+        replica(found.pick(Ticket(0), busy, turn).unwrap())
     };
     assert_eq!(pick([2, 1, 2], 0), 2);
     assert_eq!([0, 1, 2, 3].map(|turn| pick([0, 0, 0], turn)), [1, 2, 3, 1]);
@@ -254,8 +270,39 @@ fn a_revision_asked_for_by_name_serves_whatever_its_weight_or_is_unready() {
     let table = table();
     let picked = |host: &str| {
         let found = table.find(host, &Side::Lan).unwrap();
-        found.pick(Ticket(99), |_| Some(0), 0).map(|one| one.address.ip().octets()[3])
+        found.pick(Ticket(99), |_| Some(0), 0).map(replica)
     };
     assert_eq!(picked("shop--1.default.pi-1.internal"), Ok(1));
     assert_eq!(picked("shop--3.default.pi-1.internal"), Err(Reason::NoReadyReplica));
+}
+
+#[test]
+fn who_is_asleep_keeps_its_share_and_is_woken() {
+    let wakes = Sleep::Wakes;
+    let fails = Sleep::Fails(Reason::CrashLoopBackOff);
+    let picks = |asleep: &[(&str, Sleep)], replicas: [&'static [u8]; 2]| {
+        let mut service = app("a", &[("1", 20, replicas[0]), ("2", 80, replicas[1])]);
+        service.asleep =
+            asleep.iter().map(|(name, sleep)| (name.parse().unwrap(), *sleep)).collect();
+        let apps = vec![service];
+        let environments = [environment("default", [10, 250, 0, 1], apps)].into();
+        let table = RouteTable { environments };
+        let pick = |host: &str, ticket| {
+            let found = table.find(host, &Side::Lan).unwrap();
+            found.pick(Ticket(ticket), |_| Some(0), 0).map(whom)
+        };
+        (pick("a", 0), pick("a", 99), pick("a--2.default.pi-1.internal", 0))
+    };
+    let asleep = |name: &str| Ok(Err(name.to_owned()));
+    let both = [("a--1", wakes), ("a--2", wakes)];
+    let all = picks(&both, [&[], &[]]);
+    assert_eq!(all, (asleep("a--1"), asleep("a--2"), asleep("a--2")));
+    let one = picks(&[("a--2", wakes)], [&[1], &[]]);
+    assert_eq!(one, (Ok(Ok(1)), asleep("a--2"), asleep("a--2")));
+    // One of two replicas of a revision that comes back is enough.
+    assert_eq!(picks(&both, [&[1], &[2]]), (Ok(Ok(1)), Ok(Ok(2)), Ok(Ok(2))));
+    // Who does not come leaves its share to the others, and its reason where there are none.
+    let why = Err(Reason::CrashLoopBackOff);
+    assert_eq!(picks(&[("a--2", fails)], [&[1], &[]]), (Ok(Ok(1)), Ok(Ok(1)), why.clone()));
+    assert_eq!(picks(&[("a--2", fails)], [&[], &[]]), (why.clone(), why.clone(), why));
 }

@@ -68,6 +68,7 @@ fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
         domains: ingress.custom_domains.iter().map(|domain| domain.name.to_lowercase()).collect(),
         split: split.shares,
         revisions: active.map(|revision| (revision.name.clone(), backends(revision))).collect(),
+        asleep: BTreeMap::new(),
         labels: split.labels,
         unready: unready(record),
     }

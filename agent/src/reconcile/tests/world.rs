@@ -342,6 +342,8 @@ impl Board {
             inbox: requests,
             reports: Reports {
                 health: health_rx,
+                demand: watch::channel(Arc::default()).1,
+                readings: watch::channel(Arc::default()).1,
                 lan_names: watch::channel(Arc::default()).1,
                 runtime,
                 listeners: watch::channel(Arc::default()).1,
