@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use domain::event::Event;
 use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
-use domain::plan::{Doing, Memory, Plan, Settings, World, plan};
+use domain::plan::{Doing, Memory, Plan, Settings, World, plan, scale};
 use domain::reason::Reason;
 use domain::replica::{Listener, ObservedReplica, ResolvedImage, Survey, Trouble};
 use domain::state::State;
@@ -299,12 +299,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// One decision and what follows from it. Returns when to look again if nothing happens before.
     async fn round(&mut self) -> Moment {
         self.almanac.refresh(&self.state, self.clock.now()).await;
-        let mut plan = self.plan();
-        // Before the first look there is nothing to decide by: what nobody saw yet is no reason to roll back.
+        // Before the first look there is nothing to decide by: what nobody saw yet is no reason to roll back, nor to start.
         let blind = self.rounds == 0 && self.sight.sequence <= 1 && self.sight.looking;
-        if blind {
-            plan.steps.clear();
-        }
+        let mut plan = if blind { Plan::default() } else { self.plan() };
         // Steps are stored before anything follows from them; each allows further ones, so this ends.
         while !plan.steps.is_empty() {
             if let Err(error) = self.take_steps(std::mem::take(&mut plan.steps)).await {
@@ -361,6 +358,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     fn plan(&mut self) -> Plan {
+        let demand = self.reports.demand.borrow_and_update().clone();
+        let readings = self.reports.readings.borrow_and_update().clone();
         let world = World {
             now: self.clock.now(),
             wall: self.clock.wall(),
@@ -368,6 +367,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &self.reports.health.borrow_and_update().clone(),
+            demand: &demand,
+            readings: &readings,
             environments: &self.state.environments,
             doing: &self.doing,
             fetching: &self.fetching,
@@ -377,6 +378,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             network: self.nets.trouble.as_ref(),
             settings: &self.settings,
         };
+        scale(&mut self.state.apps, world, &mut self.memory);
         plan(&self.state, world, &mut self.memory)
     }
 }

@@ -500,6 +500,7 @@ pub(crate) fn add_revision(
         failure: None,
         restarts: 0,
         refetch: false,
+        scaled: None,
     });
     Ok(name)
 }

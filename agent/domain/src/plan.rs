@@ -9,6 +9,7 @@ mod exclusive;
 mod fleet;
 mod memory;
 pub(crate) mod orders;
+mod scaling;
 mod storages;
 #[cfg(test)]
 mod tests;
@@ -26,11 +27,13 @@ use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step};
+use crate::scale::{Demand, Readings};
 use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
 pub use self::fleet::{Fleet, ReplicaView};
 pub use self::memory::{Memory, Surveyed};
+pub use self::scaling::scale;
 
 /// What is known of the world, and of what is being done to it.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +50,10 @@ pub struct World<'a> {
     pub namespaces: &'a BTreeSet<ReplicaName>,
     /// What the probes say.
     pub health: &'a HealthReport,
+    /// What the ingress is asked for.
+    pub demand: &'a Demand,
+    /// What was sampled for scale rules.
+    pub readings: &'a Readings,
     /// What documents said of environments: where their storages are.
     pub environments: &'a BTreeMap<EnvironmentName, EnvironmentRecord>,
     /// What is being done to replicas.
@@ -149,6 +156,7 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     let fleet = Fleet::of(state, world, memory);
     memory.see_ready(fleet.complete(state), world.now);
     let mut plan = Plan::default();
+    plan.wake_by(memory.scale_again());
     for record in state.apps.values() {
         let step = rollout::advance(record, &fleet, world, memory, &mut plan);
         plan.steps.extend(step);

@@ -118,6 +118,7 @@ reasons! {
     // Serving.
     UnknownHost: "No app has this host name.", "Check the name; `skerry apps` lists them.";
     NoReadyReplica: "No replica is ready.", "See `skerry explain`.";
+    KeepsReplicas: "The app does not go to zero: its bounds, a pin or a rule keeps replicas.", "Set minReplicas to 0: skerry scale APP --min 0.";
     ActivationQueueFull: "Too many requests wait for the first replica of the app.", "Send them again a little later, or set scale.minReplicas to 1.";
     PinnedToZero: "The app is pinned at 0 replicas.", "Clear the pin: skerry scale APP --clear.";
     AppStopped: "The app is stopped.", "Start it: skerry start APP.";

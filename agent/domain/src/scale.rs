@@ -10,11 +10,19 @@
 //! ACA's semantics (features 7): requests are counted over windows of 15 s, other rules are polled, the most demanding
 //! rule wins, steps up are bounded, steps down and the way to zero take their time.
 
+mod rules;
+mod scaler;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use crate::replica::Trouble;
+
+pub use self::rules::{Asks, Cron, Sight, asks, is_known, needs_a_replica, zones};
+pub use self::scaler::{Decision, Metric, STABILISATION, Scaler, Terms};
 
 /// Requests are counted in windows of this length (features 7).
 pub const WINDOW: Duration = Duration::from_secs(15);

@@ -137,6 +137,8 @@ pub struct RevisionRecord {
     pub restarts: u64,
     /// Its references are to be resolved anew before another replica starts; until then `images` are the old bits.
     pub refetch: bool,
+    /// What its scale rules came to when they were last looked at; never stored. None while nothing is scaled.
+    pub scaled: Option<u32>,
 }
 
 impl RevisionRecord {
@@ -353,14 +355,22 @@ impl AppRecord {
         if self.removed || self.stopped || !revision.active {
             return Wanted::None;
         }
-        let scale = &revision.template.scale;
         if let Some(pinned) = self.scale.replicas {
             return if pinned == 0 { Wanted::PinnedToZero } else { Wanted::Some(pinned) };
         }
+        match revision.scaled {
+            Some(0) => Wanted::Asleep,
+            Some(count) => Wanted::Some(count),
+            // Nobody has looked at the load yet.
+            None => Wanted::Some(self.bounds_of(revision).0.max(1)),
+        }
+    }
+
+    /// The least and the most replicas that rules may ask for: the template's, and what is set over them.
+    pub fn bounds_of(&self, revision: &RevisionRecord) -> (u32, u32) {
+        let scale = &revision.template.scale;
         let max = self.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
-        let min = self.scale.min_replicas.unwrap_or(scale.min_replicas);
-        // An app that may go to zero keeps one replica for now.
-        Wanted::Some(min.min(max).max(1))
+        (self.scale.min_replicas.unwrap_or(scale.min_replicas).min(max), max)
     }
 
     /// The most replicas that the scale allows a revision.
@@ -377,6 +387,8 @@ pub enum Wanted {
     None,
     /// None, and no request wakes it.
     PinnedToZero,
+    /// None for now: a request or an event wakes it.
+    Asleep,
     /// This many.
     Some(u32),
 }
@@ -385,7 +397,7 @@ impl Wanted {
     /// The number.
     pub fn count(self) -> u32 {
         match self {
-            Self::None | Self::PinnedToZero => 0,
+            Self::None | Self::PinnedToZero | Self::Asleep => 0,
             Self::Some(count) => count,
         }
     }

@@ -18,6 +18,7 @@ use crate::document::UpdateWindow;
 use crate::model::{Moment, WallTime};
 use crate::reason::Reason;
 use crate::replica::Trouble;
+use crate::scale;
 use crate::state::{AppRecord, State};
 
 pub use self::schedule::{InvalidSchedule, Schedule};
@@ -93,5 +94,8 @@ fn date(time: WallTime) -> Option<String> {
 pub fn zones_named(state: &State) -> BTreeSet<String> {
     let documents = state.apps.values().filter_map(AppRecord::document);
     let windows = documents.filter_map(|document| document.skerry.update_window.as_ref());
-    windows.map(|window| window.time_zone.clone()).collect()
+    let windows = windows.map(|window| window.time_zone.clone());
+    let revisions = state.apps.values().flat_map(|record| &record.revisions);
+    let active = revisions.filter(|revision| revision.active);
+    windows.chain(active.flat_map(|revision| scale::zones(&revision.template))).collect()
 }

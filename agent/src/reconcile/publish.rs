@@ -23,6 +23,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     pub(super) fn publish(&mut self) {
         let health = self.reports.health.borrow().clone();
         let lan_names = self.reports.lan_names.borrow().clone();
+        let demand = self.reports.demand.borrow().clone();
+        let readings = self.reports.readings.borrow().clone();
         let world = World {
             now: self.clock.now(),
             wall: self.clock.wall(),
@@ -30,6 +32,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             observed: &self.sight.replicas,
             namespaces: &self.sight.namespaces,
             health: &health,
+            demand: &demand,
+            readings: &readings,
             environments: &self.state.environments,
             doing: &self.doing,
             fetching: &self.fetching,

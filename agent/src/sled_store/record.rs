@@ -408,6 +408,7 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
             .map(|reason| Trouble { reason, details: message.failure_details.clone() }),
         restarts: message.restarts,
         refetch: message.refetch,
+        scaled: None,
     })
 }
 

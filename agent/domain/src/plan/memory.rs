@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::World;
+use super::scaling::Scaled;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
@@ -28,6 +29,8 @@ pub struct Memory {
     surveys: BTreeMap<AppName, Surveyed>,
     /// Where replicas listen whose port was found closed.
     listeners: BTreeMap<ReplicaName, Vec<Listener>>,
+    /// How revisions are scaled.
+    pub(super) scaled: BTreeMap<RevisionName, Scaled>,
 }
 
 /// What was last measured for an app.
@@ -156,6 +159,7 @@ impl Memory {
         now: Moment,
     ) {
         for name in ready {
+            self.woke(name);
             match self.been_ready.get_mut(name) {
                 Some(last) => *last = now,
                 None => drop(self.been_ready.insert(name.clone(), now)),

@@ -96,9 +96,12 @@ fn running_status(
     if none_active || record.wanted_replicas() == Wanted::PinnedToZero {
         return RunningStatus::Ready;
     }
-    let serves = revisions
-        .iter()
-        .any(|revision| 0 < split.weight_of(&revision.name) && 0 < revision.ready_replicas);
+    // What is at zero serves too: a request wakes it.
+    let serves = |revision: &RevisionStatus| {
+        0 < revision.ready_replicas || revision.running_state == RunningState::ScaledToZero
+    };
+    let serves =
+        revisions.iter().any(|revision| 0 < split.weight_of(&revision.name) && serves(revision));
     // One on trial serves; one that was rolled back leaves the app as it was.
     let under_way = record.revisions.iter().any(RevisionRecord::is_candidate);
     if serves && !under_way { RunningStatus::Running } else { RunningStatus::Progressing }
@@ -190,7 +193,7 @@ fn running_state(
     match record.wanted_of(revision) {
         Wanted::None if 0 < left => RunningState::Deprovisioning,
         Wanted::None => RunningState::Stopped,
-        Wanted::PinnedToZero => RunningState::ScaledToZero,
+        Wanted::PinnedToZero | Wanted::Asleep => RunningState::ScaledToZero,
         Wanted::Some(_) if failing && ready == 0 && !revision.was_ready => {
             RunningState::ActivationFailed
         }
@@ -249,6 +252,7 @@ fn revision_trouble(
     match record.wanted_of(revision) {
         Wanted::None => return record.stopped.then(|| stated(Reason::AppStopped)),
         Wanted::PinnedToZero => return Some(stated(Reason::PinnedToZero)),
+        Wanted::Asleep => return scene.memory.scale_trouble(&revision.name).cloned(),
         Wanted::Some(_) => (),
     }
     let allowed = rollout::allowed(record, revision);

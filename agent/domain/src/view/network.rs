@@ -9,7 +9,8 @@ use crate::document::{AppDocument, Ingress};
 use crate::ipam;
 use crate::model::{AppName, EnvironmentName, RevisionName};
 use crate::reason::Reason;
-use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service};
+use crate::rollout::diagnosis;
+use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service, Sleep};
 use crate::state::{AppRecord, RevisionRecord, Wanted};
 use crate::traffic::{self, Split};
 use crate::zone::{AnnouncedApp, Announcements, Zone, ZoneEntry, Zones};
@@ -59,7 +60,7 @@ fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
         ready.map(backend).collect()
     };
     let split = split(record, scene);
-    let active = record.revisions.iter().filter(|revision| revision.active);
+    let active = || record.revisions.iter().filter(|revision| revision.active);
     Service {
         app: record.name.clone(),
         external: ingress.external,
@@ -67,16 +68,47 @@ fn service(scene: Scene<'_>, record: &AppRecord, ingress: &Ingress) -> Service {
         lan_name: scene.lan_names.get(&record.name).cloned().unwrap_or_default().to_lowercase(),
         domains: ingress.custom_domains.iter().map(|domain| domain.name.to_lowercase()).collect(),
         split: split.shares,
-        revisions: active.map(|revision| (revision.name.clone(), backends(revision))).collect(),
-        asleep: BTreeMap::new(),
+        revisions: active().map(|revision| (revision.name.clone(), backends(revision))).collect(),
+        asleep: active()
+            .filter_map(|revision| Some((revision.name.clone(), sleep(record, revision, scene)?)))
+            .collect(),
         labels: split.labels,
         unready: unready(record),
     }
 }
 
+/// Whether a request wakes a revision, or waits for one that is being woken.
+fn sleep(record: &AppRecord, revision: &RevisionRecord, scene: Scene<'_>) -> Option<Sleep> {
+    if !revision.has_served() {
+        return None;
+    }
+    match record.wanted_of(revision) {
+        Wanted::Asleep => return Some(Sleep::Wakes),
+        Wanted::Some(_) if scene.memory.wakes(&revision.name) => (),
+        Wanted::None | Wanted::PinnedToZero | Wanted::Some(_) => return None,
+    }
+    let replicas = scene.fleet.replicas(&revision.name).iter();
+    let troubles = replicas
+        .filter_map(|replica| diagnosis::of_replica(revision, replica, scene.memory))
+        .map(|trouble| trouble.reason);
+    let failing = troubles.into_iter().find(|reason| diagnosis::is_failure(*reason));
+    let kept = scene.memory.trouble(&revision.name).or(scene.world.runtime);
+    let reason = kept.map(|trouble| trouble.reason).or(failing);
+    Some(reason.map_or(Sleep::Wakes, Sleep::Fails))
+}
+
+/// Somebody can serve the requests for a revision, or can be woken.
+fn serves(record: &AppRecord, name: &RevisionName, scene: Scene<'_>) -> bool {
+    let asleep = || {
+        let revision = record.revision(name)?;
+        sleep(record, revision, scene)
+    };
+    0 < scene.fleet.ready(name) || asleep() == Some(Sleep::Wakes)
+}
+
 /// How an app's requests are divided now.
 pub(super) fn split(record: &AppRecord, scene: Scene<'_>) -> Split {
-    traffic::split(record, |revision| 0 < scene.fleet.ready(revision))
+    traffic::split(record, |revision| serves(record, revision, scene))
 }
 
 fn unready(record: &AppRecord) -> Reason {
@@ -85,7 +117,7 @@ fn unready(record: &AppRecord) -> Reason {
     }
     match record.wanted_replicas() {
         Wanted::PinnedToZero => Reason::PinnedToZero,
-        Wanted::None | Wanted::Some(_) => Reason::NoReadyReplica,
+        Wanted::None | Wanted::Asleep | Wanted::Some(_) => Reason::NoReadyReplica,
     }
 }
 
@@ -121,9 +153,8 @@ pub fn announcements(scene: Scene<'_>) -> Announcements {
     let mut apps: BTreeMap<AppName, AnnouncedApp> = BTreeMap::new();
     for (record, _, ingress) in with_ingress(scene) {
         let split = split(record, scene);
-        let serves = |revision: &RevisionName| 0 < scene.fleet.ready(revision);
         if ingress.external
-            && let Some(revision) = split.main().filter(|main| serves(main))
+            && let Some(revision) = split.main().filter(|main| serves(record, main, scene))
         {
             apps.insert(record.name.clone(), AnnouncedApp { revision: revision.clone() });
         }

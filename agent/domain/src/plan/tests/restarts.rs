@@ -128,6 +128,8 @@ impl Board {
             observed: &[(name.clone(), seen)].into(),
             namespaces: &[name.clone()].into(),
             health: &[(name, health)].into(),
+            demand: &BTreeMap::new(),
+            readings: &BTreeMap::new(),
             environments: &self.state.environments,
             doing: &BTreeMap::new(),
             fetching: &BTreeSet::new(),

@@ -16,6 +16,7 @@ use crate::probe::{Health, ProbePlan};
 use crate::reason::Reason;
 use crate::replica::{ObservedReplica, Trouble};
 use crate::route::RouteTable;
+use crate::scale::{Demand, Readings};
 use crate::state::State;
 use crate::view::{self, Scene};
 use crate::window::Zones;
@@ -37,6 +38,8 @@ pub(super) struct Agent {
     pub(super) state: State,
     pub(super) settings: Settings,
     zones: Zones,
+    demand: Demand,
+    readings: Readings,
     pub(super) memory: Memory,
     pub(super) doing: BTreeMap<ReplicaName, Doing>,
     /// Starts that were told that nobody waits for them any more.
@@ -90,6 +93,8 @@ impl Agent {
                 },
             },
             zones: Zones::default(),
+            demand: Demand::new(),
+            readings: Readings::new(),
             memory: Memory::new(ticket),
             doing: BTreeMap::new(),
             given_up: BTreeSet::new(),
@@ -135,6 +140,8 @@ impl Run {
             zones: &agent.zones,
             observed: &agent.sight.replicas,
             namespaces: &agent.sight.namespaces,
+            demand: &agent.demand,
+            readings: &agent.readings,
             environments: &agent.state.environments,
             health: &agent.health,
             doing: &agent.doing,
