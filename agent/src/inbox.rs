@@ -45,6 +45,13 @@ pub enum Request {
         /// The answer.
         reply: Reply<()>,
     },
+    /// Send an app to zero now, from where the next request or event brings it back.
+    ToZero {
+        /// Which.
+        app: AppName,
+        /// The answer.
+        reply: Reply<()>,
+    },
     /// Remove an app. From `file` and `local` only; a document with `absent` does it over MQTT.
     Delete {
         /// From where.
@@ -133,6 +140,7 @@ impl fmt::Debug for Request {
         f.write_str(match self {
             Self::Document { .. } => "Document",
             Self::Scale { .. } => "Scale",
+            Self::ToZero { .. } => "ToZero",
             Self::Delete { .. } => "Delete",
             Self::DeleteEnvironment { .. } => "DeleteEnvironment",
             Self::Run { .. } => "Run",

@@ -252,6 +252,8 @@ mod tests {
             labels: Vec::new(),
             replicas: u32::from(active),
             ready_replicas: u32::from(active),
+            wanted_replicas: u32::from(active),
+            scaled_by: String::new(),
             provisioning_state: ProvisioningState::Provisioned,
             running_state: RunningState::Running,
             health_state: HealthState::Healthy,

@@ -142,6 +142,7 @@ reasons! {
     TrafficChanged: "A person changed the split or a label.", "Nothing to do.";
     ReplicaStarted: "A replica was started.", "Nothing to do.";
     ReplicaStopped: "A replica was stopped.", "Nothing to do.";
+    SentToZero: "A person sent the app to zero.", "Nothing to do: the next request brings it back.";
     ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";
     SecretChanged: "The value of a secret was set or removed by a person.", "Have it read: skerry revision restart REVISION.";
     AgentStarted: "The agent started.", "Nothing to do.";

@@ -119,6 +119,10 @@ pub struct RevisionStatus {
     pub replicas: u32,
     /// Those of them that are ready.
     pub ready_replicas: u32,
+    /// As many as it is scaled to.
+    pub wanted_replicas: u32,
+    /// The scale rule that asks for more than the least; empty if none.
+    pub scaled_by: String,
     /// ACA's state.
     pub provisioning_state: ProvisioningState,
     /// ACA's state.

@@ -183,6 +183,9 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
 
     async fn scale(&self, request: Request<v1::ScaleRequest>) -> Answer<v1::ScaleReply> {
         let (metadata, _, message) = request.into_parts();
+        if message.to_zero {
+            return verbs::to_zero(self, &metadata, &message).await;
+        }
         let payload = scale_target(&message)?;
         let app = message.app.clone();
         // Over MQTT a target may come before its app; a person who names none of the board's has mistyped it.

@@ -125,6 +125,10 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 seen.send_modify(|seen| seen.push(format!("scale {app} {text:?}")));
                 reply.send(known(&app)).unwrap();
             }
+            Request::ToZero { app, reply } => {
+                seen.send_modify(|seen| seen.push(format!("to zero {app}")));
+                reply.send(known(app.as_str())).unwrap();
+            }
             Request::Delete { source, app, force, reply } => {
                 let line = format!("delete {source:?} {app} force={force}");
                 seen.send_modify(|seen| seen.push(line));
@@ -271,6 +275,8 @@ fn hello() -> AppStatus {
         labels: vec!["blue".to_owned()],
         replicas: 2,
         ready_replicas: 2,
+        wanted_replicas: 2,
+        scaled_by: String::new(),
         provisioning_state: ProvisioningState::Provisioned,
         running_state: RunningState::Running,
         health_state: HealthState::Healthy,
@@ -445,6 +451,8 @@ async fn every_change_reaches_the_loop_as_it_was_asked_for() {
     let pinned = v1::ScaleRequest { replicas: Some(0), max_replicas: Some(4), ..scale.clone() };
     client.scale(pinned.clone()).await.unwrap();
     client.scale(v1::ScaleRequest { clear: true, ..scale.clone() }).await.unwrap();
+    let to_zero = v1::ScaleRequest { to_zero: true, ..scale.clone() };
+    client.scale(to_zero.clone()).await.unwrap();
     let expected = [
         "document Local Itself \"name: hello\" force=true",
         "delete Local hello force=false",
@@ -452,10 +460,12 @@ async fn every_change_reaches_the_loop_as_it_was_asked_for() {
         "run hello Started",
         "scale hello \"{\\\"maxReplicas\\\":4,\\\"replicas\\\":0}\"",
         "scale hello \"\"",
+        "to zero hello",
     ];
     assert_eq!(agent.asked(), expected);
     // What says nothing, or contradicts itself, does not get there.
-    for bad in [scale, v1::ScaleRequest { clear: true, ..pinned }] {
+    let both = v1::ScaleRequest { min_replicas: Some(1), ..to_zero };
+    for bad in [scale, v1::ScaleRequest { clear: true, ..pinned }, both] {
         assert_eq!(client.scale(bad).await.unwrap_err().code(), Code::InvalidArgument);
     }
     assert_eq!(agent.asked().len(), expected.len());

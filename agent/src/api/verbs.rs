@@ -56,6 +56,22 @@ fn verb(message: &v1::RevisionRequest) -> Result<RevisionVerb, Status> {
     }
 }
 
+/// Sends an app to zero.
+pub(super) async fn to_zero<I: Sync, L: Sync>(
+    api: &Api<I, L>,
+    metadata: &MetadataMap,
+    message: &v1::ScaleRequest,
+) -> Answer<v1::ScaleReply> {
+    let bounds = [message.min_replicas, message.max_replicas, message.replicas];
+    if message.clear || bounds.iter().any(Option::is_some) {
+        return Err(Status::invalid_argument("to_zero goes with nothing else"));
+    }
+    let app: AppName = api.name(&message.app)?;
+    let request = |reply| inbox::Request::ToZero { app, reply };
+    api.ask_about(&message.app, metadata, request).await?;
+    Ok(Response::new(v1::ScaleReply {}))
+}
+
 /// Changes weights and labels. Where nothing is to be changed, it tells the split.
 pub(super) async fn traffic<I: Sync, L: Sync>(
     api: &Api<I, L>,

@@ -122,6 +122,9 @@ pub(super) enum Command {
         /// Back to what the template says
         #[arg(long, group = "target", conflicts_with_all = ["min", "max", "replicas"])]
         clear: bool,
+        /// To zero now, from where the next request or event brings it back
+        #[arg(long, group = "target", conflicts_with_all = ["min", "max", "replicas", "clear"])]
+        to_zero: bool,
     },
     /// Set, list or remove the values of an app's secrets
     Secret {

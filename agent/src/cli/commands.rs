@@ -110,11 +110,16 @@ async fn ask(
         }
         Command::Start { app } => run_app(agent, console, app, true).await,
         Command::Stop { app } => run_app(agent, console, app, false).await,
-        Command::Scale { app, min, max, replicas, clear } => {
+        Command::Scale { app, min, max, replicas, clear, to_zero } => {
             let (min_replicas, max_replicas) = (min, max);
             let app_name = app.clone();
-            let request = v1::ScaleRequest { app, min_replicas, max_replicas, replicas, clear };
+            let request =
+                v1::ScaleRequest { app, min_replicas, max_replicas, replicas, clear, to_zero };
             agent.scale(brief(request)).await?;
+            if to_zero {
+                let text = format!("app {app_name:?} goes to zero; a request brings it back\n");
+                return console.print(&text);
+            }
             let done = if clear { "cleared" } else { "set" };
             console.print(&format!("scale target of app {app_name:?} {done}\n"))
         }

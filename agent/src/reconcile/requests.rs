@@ -41,6 +41,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Request::Scale { app, payload, reply } => {
                 let _ = reply.send(self.scale(&app, &payload).await);
             }
+            Request::ToZero { app, reply } => {
+                let _ = reply.send(self.to_zero(&app));
+            }
             Request::Delete { source, app, force, reply } => {
                 let _ = reply.send(self.delete(source, &app, force).await);
             }
@@ -278,6 +281,16 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let first_event = self.state.device.next_event;
         self.emit(Reason::ScaleTargetChanged, Some(&name), None, None, target.to_string());
         self.commit_app(first_event, record).await
+    }
+
+    /// Nothing of it is stored: it ends with the next request, and with the agent.
+    fn to_zero(&mut self, app: &AppName) -> Result<(), Refusal> {
+        let record = self.known(app)?;
+        self.memory.send_to_zero(&record).map_err(|trouble| {
+            lasting(vec![refusal(trouble.reason, "", trouble.details)])
+        })?;
+        self.emit(Reason::SentToZero, Some(app), None, None, String::new());
+        Ok(())
     }
 
     async fn delete(&mut self, source: Source, app: &AppName, force: bool) -> Result<(), Refusal> {

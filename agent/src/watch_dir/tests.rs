@@ -122,6 +122,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
                 reply.send(Ok(())).unwrap();
             }
             Request::Scale { .. }
+            | Request::ToZero { .. }
             | Request::Run { .. }
             | Request::Revision { .. }
             | Request::Traffic { .. }

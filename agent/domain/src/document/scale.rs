@@ -1,10 +1,14 @@
 //! Reads `template.scale` and what scale rules of apps and jobs have in common.
 
+use std::collections::BTreeMap;
+
 use super::app::{Scale, ScaleAuth, ScaleRule, ScaleTrigger};
 use super::fields::Fields;
+use super::findings::quoted;
 use super::support::Place;
 use super::template::{check_unique, secret_ref};
 use crate::reason::Reason;
+use crate::scale::{self, Cron};
 
 /// Azure's quota does not apply; this catches slips of the pen.
 const MAX_REPLICAS: u32 = 100_000;
@@ -23,25 +27,13 @@ pub(super) fn read(template: &mut Fields<'_>) -> Scale {
         let message = format!("{min_replicas} is more than maxReplicas, which is {max_replicas}");
         fields.error("minReplicas", Reason::InvalidValue, message);
     }
-    if least == Some(0) {
-        fields.later("scaleToZero", "minReplicas");
-    }
-    let mut wait = |key, usual| {
-        let secs = fields.count(key, 1..=MAX_WAIT_SECS).unwrap_or(usual);
-        if secs != usual {
-            fields.later("scaleTiming", key);
-        }
-        secs
-    };
+    let mut wait = |key, usual| fields.count(key, 1..=MAX_WAIT_SECS).unwrap_or(usual);
     let cooldown_period_secs = wait("cooldownPeriod", usual.cooldown_period_secs);
     let polling_interval_secs = wait("pollingInterval", usual.polling_interval_secs);
     let allow_scaling_rule_override = fields.flag("allowScalingRuleOverride");
     let rules: Vec<ScaleRule> =
         fields.each("rules", Place::ScaleRule).into_iter().filter_map(rule).collect();
     check_unique(&fields, "rules", rules.iter().map(|rule| rule.name.as_str()));
-    if !rules.is_empty() {
-        fields.later("scaleRules", "rules");
-    }
     fields.close();
     Scale {
         min_replicas,
@@ -86,11 +78,55 @@ fn rule(mut fields: Fields<'_>) -> Option<ScaleRule> {
             queue_length: inner.count("queueLength", 1..=u32::MAX),
         },
     };
+    remark(&fields, &inner, &trigger);
     let auth = auth(&mut inner);
     let identity = identity(&mut inner);
     inner.close();
     fields.close();
     Some(ScaleRule { name, trigger, auth, identity })
+}
+
+/// Says what of a trigger cannot be acted on.
+fn remark(fields: &Fields<'_>, inner: &Fields<'_>, trigger: &ScaleTrigger) {
+    let number = |metadata: &BTreeMap<String, String>, keys: &[&str]| {
+        let given = metadata.iter().find(|(key, _)| keys.iter().any(|one| is(key, one)));
+        if let Some((key, value)) = given.filter(|(_, value)| !is_positive(value)) {
+            let message = format!("{} is not valid here: a number above 0", quoted(value));
+            inner.error(&format!("metadata.{key}"), Reason::InvalidValue, message);
+        }
+    };
+    match trigger {
+        ScaleTrigger::Http { metadata } => number(metadata, &["concurrentRequests"]),
+        ScaleTrigger::Tcp { metadata } => {
+            number(metadata, &["concurrentConnections", "concurrentRequests"]);
+        }
+        ScaleTrigger::Custom { kind, metadata } if is(kind, "cron") => {
+            // What comes from the environment is not known here.
+            let elsewhere = metadata.keys().any(|key| key.to_lowercase().ends_with("fromenv"));
+            if let Err(problem) = Cron::read(metadata)
+                && !elsewhere
+            {
+                inner.error("metadata", Reason::InvalidValue, problem);
+            }
+        }
+        ScaleTrigger::Custom { kind, .. } if !kind.is_empty() && !scale::is_known(kind) => {
+            let message = format!("there is no scaler {} here: the rule asks for nothing", quoted(kind));
+            inner.warning("type", Reason::Unsupported, message);
+        }
+        ScaleTrigger::Custom { .. } => (),
+        ScaleTrigger::AzureQueue { .. } => {
+            let message = "Azure's queues are not asked: the rule asks for nothing";
+            fields.warning("azureQueue", Reason::Unsupported, message);
+        }
+    }
+}
+
+fn is(key: &str, name: &str) -> bool {
+    key.eq_ignore_ascii_case(name)
+}
+
+fn is_positive(value: &str) -> bool {
+    value.trim().parse::<f64>().is_ok_and(|number| number.is_finite() && 0.0 < number)
 }
 
 /// Secrets for a scaler.

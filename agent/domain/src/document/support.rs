@@ -165,9 +165,6 @@ pub(super) const KEYS: &[(Place, &str, Reason, &str)] = &[
 
 /// What is read, kept and not acted on in this release, and what happens instead.
 pub(super) const LATER: &[(&str, &str)] = &[
-    ("scaleRules", "not acted on yet: minReplicas replicas run, and one at least"),
-    ("scaleTiming", "not acted on yet: the number of replicas does not follow the load"),
-    ("scaleToZero", "not acted on yet: one replica stays"),
     ("certificates", "not acted on yet: the board has no certificates"),
     ("daprComponents", "not acted on yet: apps run without Dapr"),
     ("httpRouteConfigs", "not acted on yet: each host name leads to its own app"),

@@ -131,6 +131,8 @@ fn revision_status(
         labels: names.map(|(label, _)| label.clone()).collect(),
         replicas: there,
         ready_replicas: ready,
+        wanted_replicas: record.wanted_of(revision).count(),
+        scaled_by: scene.memory.scaled_by(&revision.name).to_owned(),
         provisioning_state: provisioning_state(record, revision, left, scene),
         running_state: running_state(record, revision, &replicas, ready, left),
         health_state: health_state(views, ready, there),

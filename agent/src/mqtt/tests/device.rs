@@ -234,6 +234,7 @@ impl Loop {
                 Asked::Delivered(events)
             }
             Request::Revision { .. }
+            | Request::ToZero { .. }
             | Request::Traffic { .. }
             | Request::Secret { .. }
             | Request::Secrets { .. }

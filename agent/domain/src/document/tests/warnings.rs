@@ -81,9 +81,6 @@ fn what_is_not_known_or_not_acted_on_is_said() {
         "hello:1",
         "hello:1, probes: [{type: startup, tcpSocket: {port: 1, host: elsewhere}}]}\n    scale: {minReplicas: 0, cooldownPeriod: 5, rules: [{name: r, http: {metadata: {concurrentRequests: 10}}}]}\n    serviceBinds: [{serviceId: a, name: b}]\n    volumes: [{name: a, storageType: secret}, {name: b, storageType: NfsAzureFile, storageName: s}]\n    x: {",
         &expect![[r#"
-            9:26 properties.template.scale.minReplicas NotYetSupported: not acted on yet: one replica stays
-            9:45 properties.template.scale.cooldownPeriod NotYetSupported: not acted on yet: the number of replicas does not follow the load
-            9:55 properties.template.scale.rules NotYetSupported: not acted on yet: minReplicas replicas run, and one at least
             10:19 properties.template.serviceBinds Unsupported: development services are Azure's; run them as apps
             12:8 properties.template.x UnknownKey: "x" is not a key of the schema
         "#]],
