@@ -281,7 +281,9 @@ mod tests {
               ],
               "replicas": 1,
               "runningState": "RunningAtMaxScale",
-              "trafficWeight": 100
+              "scaledBy": "",
+              "trafficWeight": 100,
+              "wantedReplicas": 1
             }"#]]
         .assert_eq(&serde_json::to_string_pretty(&json["revisions"][0]).unwrap());
         let names: Vec<&Value> = json["revisions"]
