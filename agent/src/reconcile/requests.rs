@@ -286,9 +286,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     /// Nothing of it is stored: it ends with the next request, and with the agent.
     fn to_zero(&mut self, app: &AppName) -> Result<(), Refusal> {
         let record = self.known(app)?;
-        self.memory.send_to_zero(&record).map_err(|trouble| {
-            lasting(vec![refusal(trouble.reason, "", trouble.details)])
-        })?;
+        self.memory
+            .send_to_zero(&record)
+            .map_err(|trouble| lasting(vec![refusal(trouble.reason, "", trouble.details)]))?;
         self.emit(Reason::SentToZero, Some(app), None, None, String::new());
         Ok(())
     }

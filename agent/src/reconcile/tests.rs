@@ -2,6 +2,7 @@
 
 mod draining;
 mod environments;
+mod scaling;
 mod secrets;
 mod troubles;
 mod world;

@@ -110,7 +110,8 @@ fn remark(fields: &Fields<'_>, inner: &Fields<'_>, trigger: &ScaleTrigger) {
             }
         }
         ScaleTrigger::Custom { kind, .. } if !kind.is_empty() && !scale::is_known(kind) => {
-            let message = format!("there is no scaler {} here: the rule asks for nothing", quoted(kind));
+            let message =
+                format!("there is no scaler {} here: the rule asks for nothing", quoted(kind));
             inner.warning("type", Reason::Unsupported, message);
         }
         ScaleTrigger::Custom { .. } => (),

@@ -14,6 +14,8 @@ use domain::replica::{
     ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
     Secret, StoragePlace, Survey, Trouble,
 };
+use domain::route::Sleep;
+use domain::scale::{Asked, Demand};
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, EnvironmentStatus, Source};
 use futures_util::FutureExt as _;
@@ -294,6 +296,7 @@ pub(super) struct Board {
     published: Published,
     tasks: Tasks,
     pulse: watch::Sender<u64>,
+    demand: watch::Sender<Arc<Demand>>,
     held: watch::Sender<bool>,
     public_key: String,
 }
@@ -309,6 +312,7 @@ impl Board {
         let (pulse, runtime) = watch::channel(0);
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
+        let (demand, demand_rx) = watch::channel(Arc::default());
         let tasks = Tasks::default();
         let (state, boot, lost_secrets) = {
             let world = shared.lock();
@@ -342,7 +346,7 @@ impl Board {
             inbox: requests,
             reports: Reports {
                 health: health_rx,
-                demand: watch::channel(Arc::default()).1,
+                demand: demand_rx,
                 readings: watch::channel(Arc::default()).1,
                 lan_names: watch::channel(Arc::default()).1,
                 runtime,
@@ -359,7 +363,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held, public_key }
+        Self { shared, inbox, published, tasks, pulse, held, demand, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -427,6 +431,26 @@ impl Board {
     pub(super) async fn scale(&self, app: &str, text: &str) -> Result<(), Refusal> {
         let (app, payload) = (app.to_owned(), Bytes::from(text.to_owned()));
         self.ask(|reply| Request::Scale { app, payload, reply }).await
+    }
+
+    pub(super) async fn to_zero(&self, app: &str) -> Result<(), Refusal> {
+        let app = app.parse().unwrap();
+        self.ask(|reply| Request::ToZero { app, reply }).await
+    }
+
+    /// The ingress tells what is asked of a revision.
+    pub(super) fn ask_for(&self, revision: &str, asked: Asked) {
+        let name = revision.parse().unwrap();
+        self.demand.send_modify(|demand| {
+            Arc::make_mut(demand).insert(name, asked);
+        });
+    }
+
+    /// Whether a request for a revision would wait for it.
+    pub(super) fn sleep_of(&self, app: &str, revision: &str) -> Option<Sleep> {
+        let routes = self.published.routes.borrow().clone();
+        let apps = &routes.environments[&EnvironmentName::default()].apps;
+        apps[&app.parse::<AppName>().unwrap()].asleep.get(revision).copied()
     }
 
     pub(super) async fn run(&self, app: &str, run: Run) -> Result<(), Refusal> {

@@ -1,0 +1,127 @@
+//! How the loop follows the load: up, down, to zero, and back.
+
+use std::time::Duration;
+
+use domain::reason::Reason;
+use domain::route::Sleep;
+use domain::scale::Asked;
+use domain::status::{AppStatus, RunningState, RunningStatus};
+
+use tokio::time::Instant;
+
+use super::world::{Board, document};
+use crate::inbox::Run;
+
+const REVISION: &str = "hello--0000001";
+
+/// An app that may go to zero.
+fn lazy() -> String {
+    document("hello", "v1", 1).replace("minReplicas: 1", "minReplicas: 0, maxReplicas: 6")
+}
+
+fn waiting(waiting: u64) -> Asked {
+    Asked { waiting, ..Asked::default() }
+}
+
+fn has(count: u32) -> impl Fn(&AppStatus) -> bool {
+    move |status| {
+        let revision = &status.revisions[0];
+        (revision.replicas, revision.ready_replicas) == (count, count)
+    }
+}
+
+async fn board() -> Board {
+    let mut board = Board::start();
+    board.send("hello", &lazy()).await.unwrap();
+    board.until("hello", has(1)).await;
+    board
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_nobody_asks_for_is_at_zero_after_the_cool_down_and_a_request_wakes_it() {
+    let mut board = board().await;
+    let begun = Instant::now();
+    let status = board.until("hello", has(0)).await;
+    let waited = begun.elapsed();
+    let minutes = Duration::from_mins(5);
+    assert!(minutes <= waited && waited < minutes + Duration::from_secs(2), "{waited:?}");
+    assert_eq!(status.running_status, RunningStatus::Running, "a request is served all the same");
+    let revision = &status.revisions[0];
+    assert_eq!((revision.running_state, revision.reason), (RunningState::ScaledToZero, None));
+    board.until_world(|world| world.replicas.is_empty() && world.namespaces.is_empty()).await;
+    assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Wakes));
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", has(1)).await;
+    assert_eq!(board.sleep_of("hello", REVISION), None, "it is awake");
+    assert_eq!(board.backends("hello").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_is_followed_up_in_steps_and_down_after_a_while() {
+    let mut board = board().await;
+    board.ask_for(REVISION, Asked { begun: 15 * 55, open: 3, waiting: 0 });
+    board.until("hello", has(4)).await;
+    let status = board.until("hello", has(6)).await;
+    let revision = &status.revisions[0];
+    assert_eq!((revision.wanted_replicas, revision.scaled_by.as_str()), (6, "http"));
+    assert_eq!(revision.running_state, RunningState::RunningAtMaxScale);
+    let begun = Instant::now();
+    board.ask_for(REVISION, Asked { begun: 15, open: 0, waiting: 0 });
+    board.until("hello", has(1)).await;
+    assert!(Duration::from_mins(5) <= begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_that_fails_is_told_with_its_reason_and_tried_again() {
+    let mut board = board().await;
+    board.until("hello", has(0)).await;
+    board.world().volume_trouble =
+        Some(domain::replica::Trouble { reason: Reason::VolumeFailed, details: "no".to_owned() });
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", |status| status.revisions[0].reason == Some(Reason::VolumeFailed)).await;
+    assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Fails(Reason::VolumeFailed)));
+    board.world().volume_trouble = None;
+    board.until("hello", has(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_sends_it_to_zero_unless_something_keeps_it() {
+    let mut board = board().await;
+    board.ask_for(REVISION, Asked { begun: 100, open: 0, waiting: 0 });
+    board.to_zero("hello").await.unwrap();
+    board.until("hello", has(0)).await;
+    assert_eq!(board.told(Reason::SentToZero), 1);
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", has(1)).await;
+    board.scale("hello", "{minReplicas: 2}").await.unwrap();
+    board.until("hello", has(2)).await;
+    let refused = board.to_zero("hello").await.unwrap_err();
+    assert_eq!(refused.findings[0].reason, Reason::KeepsReplicas);
+    board.scale("hello", "{replicas: 0}").await.unwrap();
+    board.until("hello", has(0)).await;
+    assert_eq!(board.sleep_of("hello", REVISION), None, "what is pinned is not woken");
+    assert_eq!(board.unready("hello"), Reason::PinnedToZero);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_the_agent_takes_over_what_runs_and_a_reboot_begins_at_zero() {
+    let mut board = board().await;
+    board.ask_for(REVISION, Asked { begun: 15 * 25, open: 0, waiting: 0 });
+    board.until("hello", has(3)).await;
+    let starts = board.world().starts;
+    let mut board = board.restart().await;
+    board.until("hello", has(3)).await;
+    assert_eq!(board.world().starts, starts, "none is started anew");
+    board.world().reboot();
+    let mut board = board.restart().await;
+    let status = board.until("hello", has(0)).await;
+    assert_eq!(status.revisions[0].running_state, RunningState::ScaledToZero);
+    assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Wakes));
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", has(1)).await;
+    // Who starts an app wants to see it run.
+    board.run("hello", Run::Stopped).await.unwrap();
+    board.until("hello", has(0)).await;
+    board.run("hello", Run::Started).await.unwrap();
+    board.until("hello", has(1)).await;
+}
