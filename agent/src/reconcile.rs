@@ -288,6 +288,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Ok(()) = self.reports.health.changed() => debug!("health changed"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),
+                Ok(()) = self.reports.pressure.changed() => debug!("memory pressure changed"),
                 () = time::sleep_until(self.clock.instant(rest)) => debug!("timer"),
             }
         }
@@ -373,6 +374,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),
+            memory_low: *self.reports.pressure.borrow_and_update(),
             settings: &self.settings,
         };
         plan(&self.state, world, &mut self.memory)

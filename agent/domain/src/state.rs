@@ -137,6 +137,18 @@ pub struct RevisionRecord {
     pub restarts: u64,
     /// Its references are to be resolved anew before another replica starts; until then `images` are the old bits.
     pub refetch: bool,
+    /// Whether its fall-back keeps a replica while it is on trial.
+    pub standby: Standby,
+}
+
+/// The replica that stands by for a revision on trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standby {
+    /// It is there, or comes.
+    #[default]
+    Kept,
+    /// Memory was low: it is gone, and comes no more in this trial.
+    GivenUp,
 }
 
 impl RevisionRecord {
@@ -175,6 +187,7 @@ impl RevisionRecord {
         self.was_ready = false;
         self.failure = None;
         self.entered = None;
+        self.standby = Standby::Kept;
         self.refetch = !self.images.is_empty();
         self.phase = Phase::Fetching;
     }

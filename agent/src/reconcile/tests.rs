@@ -2,6 +2,7 @@
 
 mod draining;
 mod environments;
+mod pressure;
 mod secrets;
 mod troubles;
 mod world;

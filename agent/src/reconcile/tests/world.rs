@@ -295,6 +295,7 @@ pub(super) struct Board {
     tasks: Tasks,
     pulse: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    low: watch::Sender<bool>,
     public_key: String,
 }
 
@@ -309,6 +310,7 @@ impl Board {
         let (pulse, runtime) = watch::channel(0);
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
+        let (low, low_rx) = watch::channel(false);
         let tasks = Tasks::default();
         let (state, boot, lost_secrets) = {
             let world = shared.lock();
@@ -345,6 +347,7 @@ impl Board {
                 lan_names: watch::channel(Arc::default()).1,
                 runtime,
                 listeners: watch::channel(Arc::default()).1,
+                pressure: low_rx,
             },
             publisher: levels,
             durable_events: true,
@@ -357,7 +360,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held, public_key }
+        Self { shared, inbox, published, tasks, pulse, held, low, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -382,6 +385,11 @@ impl Board {
     /// From now on the prober learns nothing new.
     pub(super) fn hold_health(&self) {
         self.held.send_replace(true);
+    }
+
+    /// Processes wait for memory.
+    pub(super) fn press(&self) {
+        self.low.send_replace(true);
     }
 
     pub(super) fn release_health(&self) {
