@@ -48,7 +48,7 @@ use crate::reconcile::{Parts, Reconciler};
 use crate::report::Report;
 use crate::sled_store::SledStore;
 use crate::tasks::Tasks;
-use crate::{dns, probe, watch_dir};
+use crate::{dns, pressure, probe, watch_dir};
 
 /// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -227,6 +227,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
     spawn_probe(&tasks, means, &wires, &published, clock);
     tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
+    tasks.spawn(info_span!("pressure"), |stop| pressure::run(wires.pressure.clone(), stop));
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
     spawn_lan(&tasks, config, &published, &wires);
     let preload_dir = preloads.then(|| config.images.preload_dir.clone());
@@ -271,6 +272,7 @@ struct Wires {
     lan_names: watch::Sender<Arc<domain::zone::LanNames>>,
     pulses: watch::Sender<u64>,
     link: watch::Sender<Link>,
+    pressure: watch::Sender<bool>,
 }
 
 impl Wires {
@@ -282,6 +284,7 @@ impl Wires {
             lan_names: self.lan_names.subscribe(),
             runtime: self.pulses.subscribe(),
             listeners: self.troubles.subscribe(),
+            pressure: self.pressure.subscribe(),
         }
     }
 

@@ -37,6 +37,7 @@ pub mod logger;
 pub mod mdns;
 pub mod mqtt;
 pub mod netlink;
+pub mod pressure;
 pub mod probe;
 pub mod sled_store;
 pub mod watch_dir;

@@ -94,6 +94,8 @@ pub struct Reports {
     pub runtime: watch::Receiver<u64>,
     /// From listeners: ports that could not be bound, and the like; by the listener's name.
     pub listeners: watch::Receiver<Arc<std::collections::BTreeMap<String, Trouble>>>,
+    /// From the watch on memory: whether processes of the board wait for it.
+    pub pressure: watch::Receiver<bool>,
 }
 
 /// Both halves of everything the loop publishes.

@@ -290,6 +290,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Ok(()) = self.reports.readings.changed() => debug!("a sample was taken"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),
+                Ok(()) = self.reports.pressure.changed() => debug!("memory pressure changed"),
                 () = time::sleep_until(self.clock.instant(rest)) => debug!("timer"),
             }
         }
@@ -376,6 +377,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),
+            memory_low: *self.reports.pressure.borrow_and_update(),
             settings: &self.settings,
         };
         scale(&mut self.state.apps, world, &mut self.memory);

@@ -30,6 +30,10 @@ const ALLOCATOR: [(&str, &str); 4] = [
     ("MALLOC_TOP_PAD_", "16384"),
 ];
 
+/// Puts a file in the place of `/proc/meminfo`, for the program that follows alone.
+const WITH_MEMINFO: &str =
+    r#"mount --make-private /proc && mount --bind "$1" /proc/meminfo && shift && exec "$@""#;
+
 /// A board of the test's own.
 #[derive(Debug)]
 pub struct Board {
@@ -38,6 +42,8 @@ pub struct Board {
     settings: Settings,
     binary: PathBuf,
     log_filter: &'static str,
+    /// What the agent reads in place of `/proc/meminfo`.
+    meminfo: Option<PathBuf>,
     lan: Lan,
 }
 
@@ -57,6 +63,7 @@ impl Board {
             settings,
             binary: binary()?,
             log_filter: "info,skerry=debug",
+            meminfo: None,
             lan,
         })
     }
@@ -74,6 +81,27 @@ impl Board {
     /// Has the agent log no more than it does on a device.
     pub fn log_as_shipped(&mut self) {
         self.log_filter = "info";
+    }
+
+    /// Has the agent read another `/proc/meminfo` than the kernel's from its next start on, one that says that so much
+    /// is available. To be called before containerd starts, and as often as wanted afterwards.
+    pub fn show_available_mib(&mut self, mib: u64) -> Result<()> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        let (mine, others): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with("MemAvailable:"));
+        ensure!(mine.len() == 1, "the kernel does not say what is available");
+        let lines = others.join("\n");
+        let path = self.dir().join("meminfo");
+        // In place: it is mounted, and another file of its name would not be.
+        fs::write(&path, format!("MemAvailable: {} kB\n{lines}\n", mib << 10))?;
+        if self.meminfo.is_none() {
+            // The agent gets mounts of its own, and those below the board's directory are still everybody's.
+            let dir = self.dir().display().to_string();
+            run("mount", ["--bind", &dir, &dir])?;
+            run("mount", ["--make-shared", &dir])?;
+            self.meminfo = Some(path);
+        }
+        Ok(())
     }
 
     /// The network.
@@ -186,7 +214,13 @@ impl Board {
 
     /// Starts the agent and does not wait.
     pub fn launch(&mut self) -> Result<()> {
-        let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
+        let Some(meminfo) = self.meminfo.clone() else {
+            let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
+            return self.launch_as(&mut command, &[]);
+        };
+        let own = ["--mount", "--propagation", "unchanged", "sh", "-c", WITH_MEMINFO, "sh"];
+        let mut command = Process::in_netns(&self.lan.netns(), Path::new("unshare"));
+        command.args(own).arg(meminfo).arg(&self.binary);
         self.launch_as(&mut command, &[])
     }
 

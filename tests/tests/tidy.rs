@@ -17,6 +17,7 @@ const ADAPTERS: &[&str] = &[
     "mdns",
     "mqtt",
     "netlink",
+    "pressure",
     "probe",
     "sled_store",
     "watch_dir",

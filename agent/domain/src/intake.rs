@@ -15,7 +15,7 @@ use crate::document::{
 use crate::model::{AppName, Digest, EnvironmentName, InvalidName, RevisionName, RevisionSuffix};
 use crate::reason::Reason;
 use crate::secrets;
-use crate::state::{Accepted, AppRecord, EnvironmentRecord, JobRecord, RevisionRecord};
+use crate::state::{Accepted, AppRecord, EnvironmentRecord, JobRecord, RevisionRecord, Standby};
 use crate::status::{Phase, Source};
 
 /// A document on its way in.
@@ -501,6 +501,7 @@ pub(crate) fn add_revision(
         restarts: 0,
         refetch: false,
         scaled: None,
+        standby: Standby::Kept,
     });
     Ok(name)
 }

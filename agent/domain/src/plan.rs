@@ -68,6 +68,8 @@ pub struct World<'a> {
     pub runtime: Option<&'a Trouble>,
     /// Why networks of environments cannot be made to stand.
     pub network: Option<&'a Trouble>,
+    /// Processes of the board wait for memory.
+    pub memory_low: bool,
     /// The board.
     pub settings: &'a Settings,
 }

@@ -11,6 +11,7 @@
 pub(crate) mod diagnosis;
 mod gate;
 mod keep;
+mod standby;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crate::plan::{Fleet, Memory, Plan, World};
 use crate::reason::Reason;
 use crate::replica::{ResolvedImage, Trouble};
 use crate::secrets;
-use crate::state::{AppRecord, Entered, RevisionRecord, Wanted};
+use crate::state::{AppRecord, Entered, RevisionRecord, Standby, Wanted};
 use crate::status::Phase;
 
 use self::trial::Verdict;
@@ -58,6 +59,8 @@ enum Change {
     Fail(Trouble),
     Retire,
     Label(String),
+    /// The one that stands by for it gives its replica up.
+    GiveUp,
 }
 
 /// The step that the fleet allows an app, if any.
@@ -114,7 +117,7 @@ fn next(
                 Verdict::Ready => Some(Change::Enter(Phase::Committed)),
                 Verdict::Open { until } => {
                     plan.wake_by(until);
-                    None
+                    standby::gives_up(record, revision, fleet, world).then_some(Change::GiveUp)
                 }
             }
         }
@@ -166,7 +169,7 @@ pub fn allowed(record: &AppRecord, revision: &RevisionRecord) -> u32 {
             let mut under_way = newer.filter(|one| one.active);
             let most = under_way.clone().map(|one| match one.phase {
                 Phase::Starting | Phase::Probation if stops_first(record, one) => 0,
-                Phase::Probation => 1,
+                Phase::Probation => standby::most(one),
                 Phase::Fetching
                 | Phase::Staged
                 | Phase::Starting
@@ -245,6 +248,7 @@ fn apply_one(
         Change::Enter(phase) => {
             revision.phase = phase;
             revision.entered = entered;
+            revision.standby = Standby::Kept;
             match phase {
                 Phase::Probation => {
                     revision.was_ready = true;
@@ -283,6 +287,7 @@ fn apply_one(
             revision.phase = Phase::RolledBack;
             revision.active = false;
             revision.entered = entered;
+            revision.standby = Standby::Kept;
             let back = back.map(|back| format!("; back to {back}")).unwrap_or_default();
             let message = format!("{}: {}{back}", trouble.reason, trouble.details);
             revision.failure = Some(trouble);
@@ -300,6 +305,11 @@ fn apply_one(
         Change::Label(label) => {
             record.labels.insert(label.clone(), name.clone());
             (Reason::TrafficChanged, format!("label {label}"))
+        }
+        Change::GiveUp => {
+            revision.standby = Standby::GivenUp;
+            let stood_by = back.map(|back| format!("{back} stood by")).unwrap_or_default();
+            (Reason::StandbyGivenUp, stood_by)
         }
     }
 }

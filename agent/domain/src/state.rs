@@ -139,6 +139,18 @@ pub struct RevisionRecord {
     pub refetch: bool,
     /// What its scale rules came to when they were last looked at; never stored. None while nothing is scaled.
     pub scaled: Option<u32>,
+    /// Whether its fall-back keeps a replica while it is on trial.
+    pub standby: Standby,
+}
+
+/// The replica that stands by for a revision on trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standby {
+    /// It is there, or comes.
+    #[default]
+    Kept,
+    /// Memory was low: it is gone, and comes no more in this trial.
+    GivenUp,
 }
 
 impl RevisionRecord {
@@ -177,6 +189,7 @@ impl RevisionRecord {
         self.was_ready = false;
         self.failure = None;
         self.entered = None;
+        self.standby = Standby::Kept;
         self.refetch = !self.images.is_empty();
         self.phase = Phase::Fetching;
     }

@@ -41,6 +41,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             subnets: &self.nets.subnets,
             runtime: self.sight.trouble.as_ref(),
             network: self.nets.trouble.as_ref(),
+            memory_low: *self.reports.pressure.borrow(),
             settings: &self.settings,
         };
         let fleet = Fleet::of(&self.state, world, &self.memory);

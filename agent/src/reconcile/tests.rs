@@ -2,6 +2,7 @@
 
 mod draining;
 mod environments;
+mod pressure;
 mod scaling;
 mod secrets;
 mod troubles;

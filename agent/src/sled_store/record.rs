@@ -15,7 +15,7 @@ use domain::replica::{ResolvedImage, Trouble};
 use domain::secrets::{self, Kind};
 use domain::state::{
     Accepted, AppRecord, DeviceRecord, Entered, EnvironmentRecord, JobRecord, RevisionRecord,
-    State, StoredSecret,
+    Standby, State, StoredSecret,
 };
 use domain::status::{Phase, Source};
 use skerry_proto::record as stored;
@@ -240,6 +240,7 @@ fn revision_message(revision: &RevisionRecord) -> stored::Revision {
         failure_details: failure.map(|failure| failure.details.clone()).unwrap_or_default(),
         restarts: revision.restarts,
         refetch: revision.refetch,
+        standby_given_up: revision.standby == Standby::GivenUp,
     }
 }
 
@@ -409,6 +410,7 @@ fn read_revision(message: &stored::Revision) -> Option<RevisionRecord> {
         restarts: message.restarts,
         refetch: message.refetch,
         scaled: None,
+        standby: if message.standby_given_up { Standby::GivenUp } else { Standby::Kept },
     })
 }
 

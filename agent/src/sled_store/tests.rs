@@ -11,7 +11,9 @@ use domain::intake::{self, Incoming, Verdict};
 use domain::model::WallTime;
 use domain::reason::Reason;
 use domain::replica::Secret;
-use domain::state::{AppRecord, Changes, DeviceRecord, EnvironmentRecord, JobRecord, StoredSecret};
+use domain::state::{
+    AppRecord, Changes, DeviceRecord, EnvironmentRecord, JobRecord, Standby, StoredSecret,
+};
 use domain::status::{Phase, Source};
 
 use super::*;
@@ -111,6 +113,20 @@ fn what_was_committed_is_there_after_a_restart() {
     drop(store);
     let (_, loaded) = open(dir.path()).unwrap();
     assert_eq!(loaded.outbox, [event(8)]);
+}
+
+#[test]
+fn how_far_a_revision_has_come_is_kept_to_the_last_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut record = record();
+    let revision = &mut record.revisions[0];
+    (revision.phase, revision.standby) = (Phase::Probation, Standby::GivenUp);
+    (revision.restarts, revision.refetch) = (3, true);
+    let (mut store, _) = open(dir.path()).unwrap();
+    store.commit(&Changes { apps: vec![record.clone()], ..Changes::default() }).unwrap();
+    drop(store);
+    let (_, loaded) = open(dir.path()).unwrap();
+    assert_eq!(loaded.state.apps.values().collect::<Vec<_>>(), [&record]);
 }
 
 #[test]

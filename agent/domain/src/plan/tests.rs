@@ -2,3 +2,4 @@
 
 mod restarts;
 mod simulation;
+mod standby;

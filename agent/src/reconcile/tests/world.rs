@@ -298,6 +298,7 @@ pub(super) struct Board {
     pulse: watch::Sender<u64>,
     demand: watch::Sender<Arc<Demand>>,
     held: watch::Sender<bool>,
+    low: watch::Sender<bool>,
     public_key: String,
 }
 
@@ -313,6 +314,7 @@ impl Board {
         let (health, health_rx) = watch::channel(Arc::default());
         let (held, held_rx) = watch::channel(false);
         let (demand, demand_rx) = watch::channel(Arc::default());
+        let (low, low_rx) = watch::channel(false);
         let tasks = Tasks::default();
         let (state, boot, lost_secrets) = {
             let world = shared.lock();
@@ -351,6 +353,7 @@ impl Board {
                 lan_names: watch::channel(Arc::default()).1,
                 runtime,
                 listeners: watch::channel(Arc::default()).1,
+                pressure: low_rx,
             },
             publisher: levels,
             durable_events: true,
@@ -363,7 +366,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held, demand, public_key }
+        Self { shared, inbox, published, tasks, pulse, held, demand, low, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.
@@ -388,6 +391,11 @@ impl Board {
     /// From now on the prober learns nothing new.
     pub(super) fn hold_health(&self) {
         self.held.send_replace(true);
+    }
+
+    /// Processes wait for memory.
+    pub(super) fn press(&self) {
+        self.low.send_replace(true);
     }
 
     pub(super) fn release_health(&self) {

@@ -137,6 +137,7 @@ impl Board {
             subnets: &[(environment, "10.213.0.0/24".parse().unwrap())].into(),
             runtime: None,
             network: None,
+            memory_low: false,
             settings: &self.settings,
         };
         plan(&self.state, world, &mut self.memory)

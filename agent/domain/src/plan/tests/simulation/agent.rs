@@ -150,6 +150,7 @@ impl Run {
             subnets: &agent.nets.subnets,
             runtime: agent.sight.trouble.as_ref(),
             network: None,
+            memory_low: now < self.troubles.pressure,
             settings: &agent.settings,
         }
     }

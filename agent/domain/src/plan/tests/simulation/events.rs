@@ -168,6 +168,11 @@ impl Run {
             Happening::FillDisk(long) => self.troubles.disk = self.now + long,
             Happening::Trouble(long) => self.troubles.deeds = self.now + long,
             Happening::Crowd(long) => self.troubles.memory = self.now + long,
+            // The level is told when it rises and when it falls.
+            Happening::Press(long) => {
+                self.troubles.pressure = self.now + long;
+                self.at(self.now + long, Event::Told);
+            }
             Happening::Lock(long) => self.troubles.locks = self.now + long,
         }
     }
@@ -177,6 +182,7 @@ impl Run {
         self.ambush = None;
         self.troubles.deeds = self.now;
         self.troubles.memory = self.now;
+        self.troubles.pressure = self.now;
         self.troubles.locks = self.now;
         for real in self.board.replicas.values_mut() {
             if real.fate.is_well() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::run::{Checked, Run, broken};
-use super::wants::{asked, is_recreated, is_single, kept};
+use super::wants::{asked, gave_up, is_recreated, is_single, kept};
 use crate::model::{ReplicaName, RevisionName};
 use crate::plan::{Action, Doing, Fleet};
 use crate::replica::{ContainerState, ObservedReplica, ReplicaOrder};
@@ -226,6 +226,9 @@ fn check_order(record: &AppRecord, order: &ReplicaOrder) -> Checked {
     });
     if !may_run || revision.map(RevisionRecord::mark) != Some(order.template_digest) {
         return broken("starts what may not run", order.replica.to_string());
+    }
+    if revision.is_some_and(|one| gave_up(record, one)) {
+        return broken("starts what was given up for a trial", order.replica.to_string());
     }
     let mut containers = order.template.containers.iter();
     if !containers.all(|container| order.images.contains_key(&container.image)) {

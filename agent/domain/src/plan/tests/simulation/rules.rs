@@ -10,7 +10,7 @@ use crate::model::{AppName, ReplicaName, RevisionName};
 use crate::plan::{Doing, Fleet};
 use crate::replica::ContainerState;
 use crate::route::RouteTable;
-use crate::state::{AppRecord, RevisionRecord};
+use crate::state::{AppRecord, RevisionRecord, Standby};
 use crate::status::Phase;
 
 /// A sleep of this length is long enough to look what would be planned in it.
@@ -67,6 +67,9 @@ impl Run {
             if old.phase != Phase::RolledBack && new.phase == Phase::RolledBack {
                 self.check_failure(before, new)?;
             }
+            if old.standby == Standby::Kept && new.standby == Standby::GivenUp {
+                self.check_given_up(new)?;
+            }
             if old.was_ready && !new.was_ready {
                 return broken("was ready and never was", new.name.to_string());
             }
@@ -75,6 +78,18 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Nobody gives up standing by but under pressure, and for a revision that serves.
+    fn check_given_up(&self, trial: &RevisionRecord) -> Checked {
+        let mut health = self.agent.health.iter();
+        let serves = health.any(|(name, health)| is_of(name, &trial.name) && health.ready);
+        let pressed = self.now < self.troubles.pressure;
+        if serves && pressed && trial.phase == Phase::Probation {
+            return Ok(());
+        }
+        let details = format!("{} serves {serves}, memory is low {pressed}", trial.name);
+        broken("gives the stand-by up in vain", details)
     }
 
     /// A revision that takes over has as many ready replicas as it is asked to have, and they really are.

@@ -128,6 +128,8 @@ pub(super) struct Troubles {
     pub(super) deeds: Time,
     /// No memory is left.
     pub(super) memory: Time,
+    /// Processes wait for memory.
+    pub(super) pressure: Time,
     /// Apps keep their locks.
     pub(super) locks: Time,
 }

@@ -5,6 +5,9 @@ use super::asks::{Ask, Fate};
 use super::dice::Dice;
 use crate::document::{RevisionsMode, ScaleTarget};
 
+/// Memory may be scarce for so many milliseconds: longer than it takes to come to trial.
+const LONG_PRESSURE: u64 = 600_000;
+
 /// Something that nobody planned, or that somebody asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Happening {
@@ -42,6 +45,8 @@ pub(super) enum Happening {
     Trouble(u64),
     /// No memory is left for a second copy of anything, for so long.
     Crowd(u64),
+    /// Processes wait for memory, for so long.
+    Press(u64),
     /// Apps keep their locks for so long.
     Lock(u64),
 }
@@ -115,7 +120,13 @@ impl Script {
         }
         for _ in 0..count {
             let app = index(dice.roll(apps));
-            happenings.push((at, happening(&mut dice, app, &mut asks)));
+            let happening = happening(&mut dice, app, &mut asks);
+            let updates = matches!(happening, Happening::Send(..));
+            happenings.push((at, happening));
+            // An update is what makes memory scarce.
+            if updates && dice.once_in(4) {
+                happenings.push((at, Happening::Press(dice.span(1, LONG_PRESSURE))));
+            }
             at += dice.span(0, pace);
         }
         Self { seed, happenings }
@@ -133,7 +144,7 @@ fn index(number: u64) -> usize {
 
 fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
     let away = dice.span(1, 60_000);
-    match dice.roll(42) {
+    match dice.roll(43) {
         0..=10 => {
             let ask = change(dice, &asks[app]);
             asks[app] = ask.clone();
@@ -160,6 +171,7 @@ fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
         34 => Happening::Crowd(away),
         35 => Happening::Lock(away),
         36..=37 => Happening::Verb(app, dice.roll(8), Verb::Restart),
+        38 => Happening::Press(away),
         _ => Happening::Verb(app, dice.roll(8), verb(dice)),
     }
 }

@@ -8,6 +8,7 @@ pub(super) type Tally = BTreeMap<&'static str, u64>;
 /// What must have happened in 10,000 runs, and how often at least.
 const EXPECTED: &[(&str, u64)] = &[
     ("RevisionOnTrial", 500),
+    ("StandbyGivenUp", 30),
     ("RevisionCommitted", 300),
     ("RevisionRolledBack", 500),
     ("RevisionRetired", 1_000),

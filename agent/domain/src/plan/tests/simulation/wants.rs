@@ -2,7 +2,7 @@
 //! be asked.
 
 use crate::document::{RevisionsMode, UpdateStrategy};
-use crate::state::{AppRecord, RevisionRecord};
+use crate::state::{AppRecord, RevisionRecord, Standby};
 use crate::status::Phase;
 
 /// How many replicas a revision is asked to have, told from the documents alone.
@@ -41,6 +41,14 @@ pub(super) fn is_recreated(record: &AppRecord, revision: &RevisionRecord) -> boo
     shared || document.is_some_and(|one| one.skerry.update_strategy == UpdateStrategy::Recreate)
 }
 
+/// It gave its replica up for a newer one that is on trial.
+pub(super) fn gave_up(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let mut newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
+    let alone = newer
+        .any(|one| one.active && one.phase == Phase::Probation && one.standby == Standby::GivenUp);
+    alone && is_single(record) && revision.phase == Phase::Committed
+}
+
 /// How many replicas a revision must keep while others are on their way.
 pub(super) fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let asked = asked(record, revision);
@@ -50,7 +58,7 @@ pub(super) fn kept(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
     let least = newer.filter(|one| one.active).map(|one| match one.phase {
         Phase::Starting | Phase::Probation if is_recreated(record, one) => 0,
-        Phase::Probation => 1,
+        Phase::Probation => u32::from(one.standby == Standby::Kept),
         Phase::Fetching
         | Phase::Staged
         | Phase::Starting
