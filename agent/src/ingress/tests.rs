@@ -5,6 +5,7 @@ mod leaving;
 mod listening;
 mod passing;
 mod splitting;
+mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::pin;
@@ -81,7 +82,8 @@ struct Bench {
     routes: watch::Sender<Arc<RouteTable>>,
     troubles: watch::Receiver<Arc<BTreeMap<String, Trouble>>>,
     bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
-    load: LoadGauge,
+    demand: watch::Receiver<Arc<Demand>>,
+    shared: Arc<Shared>,
 }
 
 impl Bench {
@@ -89,10 +91,11 @@ impl Bench {
         let tasks = Tasks::default();
         let (routes, routes_rx) = watch::channel(table(apps));
         let (troubles_tx, troubles) = watch::channel(Arc::default());
-        let ingress = Ingress::new(settings, routes_rx, troubles_tx, tasks.clone());
-        let (bound, load) = (ingress.bound(), ingress.load());
+        let (demand_tx, demand) = watch::channel(Arc::default());
+        let ingress = Ingress::new(settings, routes_rx, demand_tx, troubles_tx, tasks.clone());
+        let (bound, shared) = (ingress.bound(), Arc::clone(&ingress.shared));
         tasks.spawn(Span::none(), |stop| ingress.run(stop));
-        Self { tasks, routes, troubles, bound, load }
+        Self { tasks, routes, troubles, bound, demand, shared }
     }
 
     /// Where a listener listens, once it does.
@@ -113,8 +116,13 @@ impl Bench {
 
     /// Waits until so many requests are open.
     async fn open(&self, expected: usize) {
-        let open = || self.load.read().values().map(|load| load.open).sum::<usize>();
+        let open = || self.shared.fleet().upstreams.values().map(|one| one.open()).sum::<usize>();
         eventually(|| open() == expected).await;
+    }
+
+    /// Requests that ever began.
+    fn begun(&self) -> u64 {
+        self.shared.ledger.begun()
     }
 }
 

@@ -1,0 +1,2 @@
+//! Requests that wait for a revision to wake.
+use super::*;
