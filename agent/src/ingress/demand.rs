@@ -216,3 +216,45 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         () = windows => (),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_request_between_the_last_count_and_the_rest_is_not_forgotten() {
+        let ledger = Ledger::new(watch::Sender::default());
+        let rang = || ledger.first.notified().now_or_never().is_some();
+        let tally = ledger.tally(&"hello--1".parse().unwrap());
+        tally.count();
+        ledger.asked();
+        assert!(rang(), "the first one");
+        assert!(ledger.end_window(&Fleet::default()), "it was there");
+        // One that is through before the word.
+        tally.count();
+        ledger.asked();
+        assert!(!ledger.rest() && !rang(), "it is seen");
+        // One that has counted and looks after the word.
+        assert!(ledger.end_window(&Fleet::default()) && !ledger.end_window(&Fleet::default()));
+        tally.count();
+        assert!(!ledger.rest(), "it is seen");
+        ledger.asked();
+        assert!(!rang(), "a window is open");
+        // One that comes later.
+        assert!(ledger.end_window(&Fleet::default()) && ledger.rest());
+        tally.count();
+        ledger.asked();
+        assert!(rang(), "nobody else would see it");
+    }
+
+    #[test]
+    fn revisions_that_come_and_go_leave_nothing_behind() {
+        let ledger = Ledger::new(watch::Sender::default());
+        for number in 0..100 {
+            drop(ledger.tally(&format!("hello--{number}").parse().unwrap()));
+        }
+        assert_eq!(ledger.entries().len(), 1);
+    }
+}

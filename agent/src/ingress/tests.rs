@@ -1,5 +1,6 @@
 //! The ingress against real sockets on loopback.
 
+mod demand;
 mod faults;
 mod leaving;
 mod listening;
@@ -13,7 +14,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use domain::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use domain::reason::Reason;
-use domain::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share, Transport};
+use domain::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share, Sleep, Transport};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -68,6 +69,13 @@ fn app(name: &str, backends: &[SocketAddrV4]) -> Service {
     }
 }
 
+/// The same app, with its revision asleep.
+fn asleep(name: &str, sleep: Sleep) -> Service {
+    let mut service = app(name, &[]);
+    service.asleep = service.revisions.keys().map(|revision| (revision.clone(), sleep)).collect();
+    service
+}
+
 fn table(apps: Vec<Service>) -> Arc<RouteTable> {
     let apps: BTreeMap<AppName, _> =
         apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
@@ -118,6 +126,16 @@ impl Bench {
     async fn open(&self, expected: usize) {
         let open = || self.shared.fleet().upstreams.values().map(|one| one.open()).sum::<usize>();
         eventually(|| open() == expected).await;
+    }
+
+    /// Waits until so many requests wait.
+    async fn waiting(&self, expected: usize) {
+        eventually(|| self.shared.waiting.taken() == expected).await;
+    }
+
+    /// Publishes another table.
+    fn change(&self, apps: Vec<Service>) {
+        self.routes.send_replace(table(apps));
     }
 
     /// Requests that ever began.

@@ -122,7 +122,7 @@ impl WaitingRoom {
     }
 
     /// Gives everybody whom the table of the moment serves, or refuses, the word.
-    fn call(&self, shared: &Shared) {
+    pub(super) fn call(&self, shared: &Shared) {
         let mut room = self.room();
         for queue in room.queues.values_mut() {
             queue.call(shared);
@@ -137,6 +137,12 @@ impl WaitingRoom {
         for place in mem::take(&mut room.queues).into_values().flat_map(|queue| queue.places) {
             place.1.answer(Err(STOPPING), &shared.ledger);
         }
+    }
+
+    /// Places that are taken.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.room().queues.values().map(|queue| queue.places.len()).sum()
     }
 
     fn room(&self) -> MutexGuard<'_, Room> {

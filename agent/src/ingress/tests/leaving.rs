@@ -57,7 +57,8 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let routed = |port| table(vec![app("hello", &[at(port)])]);
     let (published, routes_rx) = watch::channel(routed(1));
-    let shared = Arc::new(Shared::new(settings(), routes_rx, watch::Sender::default(), Tasks::default()));
+    let shared =
+        Arc::new(Shared::new(settings(), routes_rx, watch::Sender::default(), Tasks::default()));
     // Replicas up to this one are stopped.
     let stopped = Arc::new(AtomicU16::new(0));
     let (strays, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
