@@ -200,6 +200,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let ingress = Ingress::new(
         ingress::Settings::new(config.ingress.http),
         published.routes.clone(),
+        wires.demand.clone(),
         wires.troubles.clone(),
         tasks.clone(),
     );

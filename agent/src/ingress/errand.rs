@@ -1,26 +1,78 @@
 //! What one request is out for: a replica of the app that its host name leads to, reserved until the answer has ended.
+//!
+//! ```text
+//!   look ─▶ reserved
+//!        ─▶ nobody, for a reason
+//!        ─▶ asleep ─▶ waiting room, which looks again when the table changes
+//! ```
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use domain::model::{AppName, RevisionName};
 use domain::reason::Reason;
-use domain::route::{Backend, Picked, Side, Ticket, Transport};
+use domain::route::{Backend, Picked, RouteTable, Side, Ticket, Transport};
+use tokio::time::Instant;
 
 use super::fleet::Shared;
 use super::upstream::{Busy, Upstream};
 
 /// A request on its way to a replica.
+#[derive(Clone)]
 pub(super) struct Errand<'a> {
-    host: &'a str,
-    side: &'a Side,
+    host: Cow<'a, str>,
+    side: Cow<'a, Side>,
     /// Drawn once: a second try stays with the revision of the first where it can.
     number: Option<u32>,
     /// Replicas that could not be reached.
     passed_over: Vec<Arc<Upstream>>,
+    /// When whoever asks has waited long enough for the head of the answer.
+    until: Instant,
+}
+
+/// A replica that counts the request as open, and what is spoken to it.
+pub(super) type Reserved = (Busy, Transport);
+
+/// What an errand finds at the moment.
+pub(super) enum Finding {
+    /// Who serves it.
+    Reserved(Reserved),
+    /// Nobody yet.
+    Asleep(Asleep),
+    /// Nobody.
+    Nobody(Reason),
+}
+
+/// A revision that a request is to wake.
+pub(super) struct Asleep {
+    pub(super) app: AppName,
+    pub(super) revision: RevisionName,
+    /// The table that says so.
+    pub(super) table: Arc<RouteTable>,
 }
 
 impl<'a> Errand<'a> {
-    pub(super) fn new(host: &'a str, side: &'a Side) -> Self {
-        Self { host, side, number: None, passed_over: Vec::new() }
+    /// An errand that begins now and wants its answer within the time that `shared` allows.
+    pub(super) fn new(host: &'a str, side: &'a Side, shared: &Shared) -> Self {
+        let until = Instant::now() + shared.settings.response_timeout;
+        let (host, side) = (Cow::Borrowed(host), Cow::Borrowed(side));
+        Self { host, side, number: None, passed_over: Vec::new(), until }
+    }
+
+    /// When the head of the answer is to be there.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// The same for somebody else to run.
+    pub(super) fn hand_over(&self) -> Errand<'static> {
+        Errand {
+            host: Cow::Owned(self.host.clone().into_owned()),
+            side: Cow::Owned(self.side.clone().into_owned()),
+            number: self.number,
+            passed_over: self.passed_over.clone(),
+            until: self.until,
+        }
     }
 
     /// Not this replica again.
@@ -28,11 +80,29 @@ impl<'a> Errand<'a> {
         self.passed_over.push(Arc::clone(upstream));
     }
 
-    /// Picks a replica and counts the request in before the replica can leave.
-    pub(super) fn reserve(&mut self, shared: &Shared) -> Result<(Busy, Transport), Reason> {
+    /// Picks a replica and counts the request in before the replica can leave; where the revision is asleep, once it
+    /// is not. `weigh` tells the bytes that the request takes while it waits.
+    pub(super) async fn reserve(
+        &mut self,
+        shared: &Shared,
+        weigh: impl FnOnce() -> usize,
+    ) -> Result<Reserved, Reason> {
+        match self.look(shared) {
+            Finding::Reserved(reserved) => Ok(reserved),
+            Finding::Asleep(asleep) => shared.waiting.wait(shared, self, asleep, weigh()).await,
+            Finding::Nobody(_) if !self.passed_over.is_empty() => Err(Reason::UpstreamFailed),
+            Finding::Nobody(reason) => Err(reason),
+        }
+    }
+
+    /// The same without waiting.
+    pub(super) fn look(&mut self, shared: &Shared) -> Finding {
         loop {
             let fleet = shared.fleet();
-            let found = fleet.table.find(self.host, self.side)?;
+            let found = match fleet.table.find(&self.host, &self.side) {
+                Ok(found) => found,
+                Err(reason) => return Finding::Nobody(reason),
+            };
             let number = *self.number.get_or_insert_with(|| shared.number());
             let open = |backend: &Backend| {
                 let upstream = fleet.upstreams.get(&backend.replica)?;
@@ -42,13 +112,19 @@ impl<'a> Errand<'a> {
             let turn = usize::try_from(number).unwrap_or(0);
             let picked = match found.pick(Ticket::nth(number), open, turn) {
                 Ok(Picked::Ready(picked)) => picked,
-                Ok(Picked::Asleep(_)) => return Err(found.service.unready),
-                Err(_) if !self.passed_over.is_empty() => return Err(Reason::UpstreamFailed),
-                Err(reason) => return Err(reason),
+                Ok(Picked::Asleep(revision)) => {
+                    let (app, revision) = (found.service.app.clone(), revision.clone());
+                    let table = Arc::clone(&fleet.table);
+                    return Finding::Asleep(Asleep { app, revision, table });
+                }
+                Err(reason) => return Finding::Nobody(reason),
             };
-            let upstream = fleet.upstreams.get(&picked.replica).ok_or(found.service.unready)?;
+            let Some(upstream) = fleet.upstreams.get(&picked.replica) else {
+                return Finding::Nobody(found.service.unready);
+            };
             if let Some(busy) = Busy::reserve(upstream) {
-                return Ok((busy, found.service.transport));
+                shared.ledger.asked();
+                return Finding::Reserved((busy, found.service.transport));
             }
             // It left between our look at the table and our word: the table in force has it no more.
         }

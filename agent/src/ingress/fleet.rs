@@ -12,12 +12,15 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use domain::model::ReplicaName;
-use domain::route::{Backend, RouteTable};
+use domain::model::{ReplicaName, RevisionName};
+use domain::route::RouteTable;
+use domain::scale::Demand;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::Settings;
+use super::demand::Ledger;
 use super::upstream::Upstream;
+use super::waiting::WaitingRoom;
 use crate::tasks::Tasks;
 
 /// What all connections share.
@@ -28,6 +31,10 @@ pub(super) struct Shared {
     pub(super) room: Arc<Semaphore>,
     /// Rung when a link comes to lie idle and nobody is there to sweep.
     pub(super) sweep: Notify,
+    /// Requests for revisions that are asleep.
+    pub(super) waiting: WaitingRoom,
+    /// What was asked of each revision.
+    pub(super) ledger: Ledger,
     routes: watch::Receiver<Arc<RouteTable>>,
     fleet: RwLock<Arc<Fleet>>,
     requests: AtomicU32,
@@ -41,36 +48,24 @@ pub(super) struct Fleet {
     pub(super) leaving: Vec<(ReplicaName, Arc<Upstream>)>,
 }
 
-/// How busy a replica is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Load {
-    /// Requests that are open now, web sockets among them.
-    pub open: usize,
-    /// Requests that were ever begun.
-    pub begun: u64,
-}
-
-/// Reads how busy each replica is.
-#[derive(Debug, Clone)]
-pub struct LoadGauge(pub(super) Arc<Shared>);
-
-impl LoadGauge {
-    /// Every replica in the table.
-    pub fn read(&self) -> BTreeMap<ReplicaName, Load> {
-        let fleet = self.0.fleet();
-        fleet.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.load())).collect()
-    }
-}
-
 impl Shared {
     pub(super) fn new(
         settings: Settings,
         routes: watch::Receiver<Arc<RouteTable>>,
+        demand: watch::Sender<Arc<Demand>>,
         tasks: Tasks,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(settings.connections_max));
-        let (sweep, fleet, requests) = (Notify::new(), RwLock::default(), AtomicU32::new(0));
-        let shared = Self { settings, tasks, room, sweep, routes, fleet, requests };
+        let shared = Self {
+            room: Arc::new(Semaphore::new(settings.connections_max)),
+            settings,
+            tasks,
+            sweep: Notify::new(),
+            waiting: WaitingRoom::default(),
+            ledger: Ledger::new(demand),
+            routes,
+            fleet: RwLock::default(),
+            requests: AtomicU32::new(0),
+        };
         drop(shared.fleet());
         shared
     }
@@ -86,7 +81,7 @@ impl Shared {
         }
         let mut fleet = self.fleet.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&fleet.table, &table) {
-            *fleet = Arc::new(fleet.successor(&table));
+            *fleet = Arc::new(fleet.successor(&table, &self.ledger));
         }
         Arc::clone(&fleet)
     }
@@ -108,17 +103,30 @@ impl fmt::Debug for Shared {
 }
 
 impl Fleet {
-    fn successor(&self, table: &Arc<RouteTable>) -> Self {
+    /// Requests that are open, by revision; also at replicas that are on their way out.
+    pub(super) fn open(&self) -> BTreeMap<&RevisionName, u64> {
+        let mut open = BTreeMap::new();
+        let leaving = self.leaving.iter().map(|(_, upstream)| upstream);
+        for upstream in self.upstreams.values().chain(leaving) {
+            let count = u64::try_from(upstream.open()).unwrap_or(u64::MAX);
+            *open.entry(&upstream.tally.revision).or_default() += count;
+        }
+        open
+    }
+
+    fn successor(&self, table: &Arc<RouteTable>, ledger: &Ledger) -> Self {
         let services = table.environments.values().flat_map(|routes| routes.apps.values());
-        let backends = services.flat_map(|service| service.revisions.values().flatten());
-        let upstream = |backend: &Backend| {
-            let known = self.upstreams.get(&backend.replica);
-            let known = known.filter(|known| known.address == backend.address);
-            let upstream =
-                known.map_or_else(|| Arc::new(Upstream::new(backend.address)), Arc::clone);
-            (backend.replica.clone(), upstream)
-        };
-        let upstreams: BTreeMap<_, _> = backends.map(upstream).collect();
+        let mut upstreams = BTreeMap::new();
+        for (revision, backends) in services.flat_map(|service| &service.revisions) {
+            for backend in backends {
+                let known = self.upstreams.get(&backend.replica);
+                let upstream = match known.filter(|known| known.address == backend.address) {
+                    Some(known) => Arc::clone(known),
+                    None => Arc::new(Upstream::new(backend.address, ledger.tally(revision))),
+                };
+                upstreams.insert(backend.replica.clone(), upstream);
+            }
+        }
         let stays = |name: &ReplicaName, old: &Arc<Upstream>| {
             upstreams.get(name).is_some_and(|new| Arc::ptr_eq(new, old))
         };

@@ -7,9 +7,10 @@
 //!
 //! It holds receiving halves only: while the loop hangs, it goes on serving by the last table. It never sends to a
 //! replica that the table of the moment does not list, never sends a streamed body twice, and never wakes up without
-//! a reason: its only timers run while something is open.
+//! a reason: its only timers run while something is open, waits, or was just asked.
 
 mod connection;
+mod demand;
 mod errand;
 mod fleet;
 mod headers;
@@ -22,6 +23,7 @@ mod reply;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,11 +32,12 @@ use std::time::Duration;
 
 use domain::replica::Trouble;
 use domain::route::RouteTable;
+use domain::scale::{Demand, WINDOW};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::debug_span;
 
 use self::fleet::Shared;
-pub use self::fleet::{Load, LoadGauge};
 use self::leave::Leave;
 use self::listener::Listeners;
 use crate::drain::Drain;
@@ -52,12 +55,18 @@ pub struct Settings {
     pub gateway_port: u16,
     /// For a client to send a request's head, and to send the first one; an idle connection is closed after it too.
     pub head_timeout: Duration,
-    /// From the request's head to the response's head.
+    /// From the request's head to the response's head, also where the revision has to be woken in between.
     pub response_timeout: Duration,
     /// For a link to a replica to open. A replica is one bridge away: one that takes longer has lost the packet.
     pub connect_timeout: Duration,
     /// Open connections; what comes beyond is closed at once.
     pub connections_max: usize,
+    /// Requests that wait for the first replica of one app; what comes beyond is refused.
+    pub waiting_max: usize,
+    /// Bytes of the heads of those requests.
+    pub waiting_bytes_max: usize,
+    /// Requests are counted, and told, in windows of this length.
+    pub window: Duration,
 }
 
 impl Settings {
@@ -72,6 +81,11 @@ impl Settings {
             connect_timeout: Duration::from_secs(5),
             // 64 KiB of head each is the most they can hold: 256 MiB, which only an attack comes near.
             connections_max: 4096,
+            // A woken replica is to be met by a queue that it can serve within seconds.
+            waiting_max: 256,
+            // 8 KiB for each of them; the largest head takes 64 KiB.
+            waiting_bytes_max: 2 << 20,
+            window: WINDOW,
         }
     }
 }
@@ -85,20 +99,17 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// An ingress that follows `routes` and tells in `troubles` of ports that it cannot have.
+    /// An ingress that follows `routes`, tells in `demand` who is asked for, and in `troubles` of ports that it cannot
+    /// have.
     pub fn new(
         settings: Settings,
         routes: watch::Receiver<Arc<RouteTable>>,
+        demand: watch::Sender<Arc<Demand>>,
         troubles: Troubles,
         tasks: Tasks,
     ) -> Self {
-        let shared = Arc::new(Shared::new(settings, routes, tasks));
+        let shared = Arc::new(Shared::new(settings, routes, demand, tasks));
         Self { shared, troubles, bound: watch::Sender::default() }
-    }
-
-    /// How busy each replica is, for scaling.
-    pub fn load(&self) -> LoadGauge {
-        LoadGauge(Arc::clone(&self.shared))
     }
 
     /// Tells when a replica has nothing open any more.
@@ -113,6 +124,9 @@ impl Ingress {
 
     /// Listens and serves until `stop`. Open requests go on, as tasks that the shutdown waits for.
     pub async fn run(self, stop: CancellationToken) {
+        let (shared, tasks) = (&self.shared, &self.shared.tasks);
+        tasks.spawn(debug_span!("waiting"), |stop| waiting::run(Arc::clone(shared), stop));
+        tasks.spawn(debug_span!("demand"), |stop| demand::run(Arc::clone(shared), stop));
         Listeners::new(self.shared, self.troubles, self.bound).run(stop).await;
     }
 }

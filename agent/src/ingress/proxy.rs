@@ -23,6 +23,7 @@ use super::headers;
 use super::link::Upload;
 use super::reply::{Refusal, Relay, Reply};
 use super::upstream::{Answer, Busy, Choice, Lost};
+use super::waiting::weight;
 
 /// How often one request is tried: another replica, and once more after a link that had gone stale.
 const TRIES_MAX: usize = 3;
@@ -58,8 +59,9 @@ pub(super) async fn answer(
 async fn relay(visit: &Visit, request: Request<Incoming>) -> Result<Response<Reply>, Refusal> {
     let host = host(&request)?;
     let name = host.to_str().map_err(|_| Refusal::Because(Reason::UnknownHost))?;
-    let mut errand = Errand::new(name, &visit.side);
-    let (busy, transport) = errand.reserve(&visit.shared).map_err(Refusal::Because)?;
+    let mut errand = Errand::new(name, &visit.side, &visit.shared);
+    let reserved = errand.reserve(&visit.shared, || weight(&request)).await;
+    let (busy, transport) = reserved.map_err(Refusal::Because)?;
     let mut call = prepare(request, &host, &visit.peer, transport)?;
     let upgrade = call.upgrade.take();
     let (answer, busy) = send(visit, errand, busy, call).await?;
@@ -158,9 +160,9 @@ async fn send(
     for left in (0..TRIES_MAX).rev() {
         let upstream = busy.upstream();
         let sent = if call.wide {
-            upstream.send_wide(&visit.shared, request, choice, call.again).await
+            upstream.send_wide(&visit.shared, request, choice, call.again, errand.until()).await
         } else {
-            upstream.send(&visit.shared, request, choice, call.again).await
+            upstream.send(&visit.shared, request, choice, call.again, errand.until()).await
         };
         match sent {
             Ok(answer) => return Ok((answer, busy)),
@@ -179,7 +181,8 @@ async fn send(
             break;
         }
         drop(busy);
-        (busy, _) = errand.reserve(&visit.shared).map_err(Refusal::Because)?;
+        let reserved = errand.reserve(&visit.shared, || weight(&request)).await;
+        (busy, _) = reserved.map_err(Refusal::Because)?;
     }
     Err(Refusal::Because(Reason::UpstreamFailed))
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use domain::reason::Reason;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use super::fleet::Shared;
@@ -58,6 +58,10 @@ impl Refusal {
         headers.insert(CONTENT_LENGTH, length);
         if let Self::Because(reason) = self {
             headers.insert(REASON, HeaderValue::from_static(reason.word()));
+            if reason == Reason::ActivationQueueFull {
+                // In seconds. Room is made at once when the first replica is ready.
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
         }
         response
     }

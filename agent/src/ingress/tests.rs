@@ -1,10 +1,12 @@
 //! The ingress against real sockets on loopback.
 
+mod demand;
 mod faults;
 mod leaving;
 mod listening;
 mod passing;
 mod splitting;
+mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::pin;
@@ -12,7 +14,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use domain::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use domain::reason::Reason;
-use domain::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share, Transport};
+use domain::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share, Sleep, Transport};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -67,6 +69,13 @@ fn app(name: &str, backends: &[SocketAddrV4]) -> Service {
     }
 }
 
+/// The same app, with its revision asleep.
+fn asleep(name: &str, sleep: Sleep) -> Service {
+    let mut service = app(name, &[]);
+    service.asleep = service.revisions.keys().map(|revision| (revision.clone(), sleep)).collect();
+    service
+}
+
 fn table(apps: Vec<Service>) -> Arc<RouteTable> {
     let apps: BTreeMap<AppName, _> =
         apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
@@ -81,7 +90,8 @@ struct Bench {
     routes: watch::Sender<Arc<RouteTable>>,
     troubles: watch::Receiver<Arc<BTreeMap<String, Trouble>>>,
     bound: watch::Receiver<BTreeMap<String, SocketAddr>>,
-    load: LoadGauge,
+    demand: watch::Receiver<Arc<Demand>>,
+    shared: Arc<Shared>,
 }
 
 impl Bench {
@@ -89,10 +99,11 @@ impl Bench {
         let tasks = Tasks::default();
         let (routes, routes_rx) = watch::channel(table(apps));
         let (troubles_tx, troubles) = watch::channel(Arc::default());
-        let ingress = Ingress::new(settings, routes_rx, troubles_tx, tasks.clone());
-        let (bound, load) = (ingress.bound(), ingress.load());
+        let (demand_tx, demand) = watch::channel(Arc::default());
+        let ingress = Ingress::new(settings, routes_rx, demand_tx, troubles_tx, tasks.clone());
+        let (bound, shared) = (ingress.bound(), Arc::clone(&ingress.shared));
         tasks.spawn(Span::none(), |stop| ingress.run(stop));
-        Self { tasks, routes, troubles, bound, load }
+        Self { tasks, routes, troubles, bound, demand, shared }
     }
 
     /// Where a listener listens, once it does.
@@ -113,8 +124,23 @@ impl Bench {
 
     /// Waits until so many requests are open.
     async fn open(&self, expected: usize) {
-        let open = || self.load.read().values().map(|load| load.open).sum::<usize>();
+        let open = || self.shared.fleet().upstreams.values().map(|one| one.open()).sum::<usize>();
         eventually(|| open() == expected).await;
+    }
+
+    /// Waits until so many requests wait.
+    async fn waiting(&self, expected: usize) {
+        eventually(|| self.shared.waiting.taken() == expected).await;
+    }
+
+    /// Publishes another table.
+    fn change(&self, apps: Vec<Service>) {
+        self.routes.send_replace(table(apps));
+    }
+
+    /// Requests that ever began.
+    fn begun(&self) -> u64 {
+        self.shared.ledger.begun()
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -16,11 +16,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tracing::debug_span;
 
 use super::connection::{ByTasks, tend};
-use super::fleet::{Load, Shared};
+use super::demand::Tally;
+use super::fleet::Shared;
 use super::link::{Link, Upload};
 
 /// Idle links kept for one replica: more than a board's worth of clients at once is rare, and each costs a socket.
@@ -37,8 +38,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// A replica.
 pub(super) struct Upstream {
     pub(super) address: SocketAddrV4,
+    /// What its revision's replicas were ever asked.
+    pub(super) tally: Arc<Tally>,
     open: AtomicUsize,
-    begun: AtomicU64,
     /// Out of the table, for ever: one that comes back is another.
     retired: AtomicBool,
     /// Rung when nothing is open any more, once it is retired.
@@ -90,11 +92,11 @@ pub(super) struct Answer {
 }
 
 impl Upstream {
-    pub(super) fn new(address: SocketAddrV4) -> Self {
+    pub(super) fn new(address: SocketAddrV4, tally: Arc<Tally>) -> Self {
         Self {
             address,
+            tally,
             open: AtomicUsize::new(0),
-            begun: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             finished: Notify::new(),
             links: Mutex::default(),
@@ -106,10 +108,6 @@ impl Upstream {
     /// Requests that are open.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn load(&self) -> Load {
-        Load { open: self.open(), begun: self.begun.load(Ordering::Relaxed) }
     }
 
     /// The replica is gone from the table: nothing begins and nothing is kept for it any more.
@@ -156,14 +154,15 @@ impl Upstream {
         left
     }
 
-    /// Sends a request over HTTP/1.1 and waits for the head of the answer. `again` tells that a request without a
-    /// body may be sent twice.
+    /// Sends a request over HTTP/1.1 and waits `until` then for the head of the answer. `again` tells that a request
+    /// without a body may be sent twice.
     pub(super) async fn send(
         &self,
         shared: &Shared,
         request: Request<Upload>,
         choice: Choice,
         again: bool,
+        until: Instant,
     ) -> Result<Answer, Lost> {
         let idle = if choice == Choice::Any { self.take(again) } else { None };
         let used = idle.is_some();
@@ -177,8 +176,7 @@ impl Upstream {
         let streams = !request.body().is_end_stream();
         let spare = (used && again).then(|| copy(&request));
         let sent = link.sender.try_send_request(request);
-        let (mut sent, mut patience) =
-            (pin!(sent), pin!(time::sleep(shared.settings.response_timeout)));
+        let (mut sent, mut patience) = (pin!(sent), pin!(time::sleep_until(until)));
         let answer = poll_fn(|cx| {
             link.drive(cx);
             match sent.as_mut().poll(cx) {
@@ -206,6 +204,7 @@ impl Upstream {
         request: Request<Upload>,
         choice: Choice,
         again: bool,
+        until: Instant,
     ) -> Result<Answer, Lost> {
         let Ok((mut sender, used)) = self.widen(shared, choice).await else {
             return Err(Lost::Unreachable(Box::new(request)));
@@ -213,7 +212,7 @@ impl Upstream {
         self.wide_used.store(true, Ordering::Relaxed);
         let spare = (used && again).then(|| copy(&request));
         let sent = sender.try_send_request(request);
-        match time::timeout(shared.settings.response_timeout, sent).await {
+        match time::timeout_at(until, sent).await {
             Ok(Ok(response)) => Ok(Answer { response, link: None }),
             Ok(Err(error)) => Err(lost(error, used, spare)),
             Err(_) => Err(Lost::Late),
@@ -305,7 +304,7 @@ impl Busy {
         if upstream.is_retired() {
             return None;
         }
-        upstream.begun.fetch_add(1, Ordering::Relaxed);
+        upstream.tally.count();
         Some(busy)
     }
 

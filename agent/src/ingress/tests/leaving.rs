@@ -31,7 +31,7 @@ fn replica_of(address: SocketAddrV4) -> ReplicaName {
 
 impl Bench {
     fn drained(&self, address: SocketAddrV4) -> BoxFuture<'static, ()> {
-        Leave(Arc::clone(&self.load.0)).drained(&replica_of(address))
+        Leave(Arc::clone(&self.shared)).drained(&replica_of(address))
     }
 
     fn route(&self, backends: &[SocketAddrV4]) {
@@ -57,7 +57,8 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let routed = |port| table(vec![app("hello", &[at(port)])]);
     let (published, routes_rx) = watch::channel(routed(1));
-    let shared = Arc::new(Shared::new(settings(), routes_rx, Tasks::default()));
+    let shared =
+        Arc::new(Shared::new(settings(), routes_rx, watch::Sender::default(), Tasks::default()));
     // Replicas up to this one are stopped.
     let stopped = Arc::new(AtomicU16::new(0));
     let (strays, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -68,8 +69,8 @@ async fn nobody_is_on_a_replica_that_was_drained() {
         let (strays, requests) = (Arc::clone(&strays), Arc::clone(&requests));
         Tasks::default().spawn_short(Span::none(), async move {
             while !over.load(Ordering::SeqCst) {
-                let mut errand = Errand::new("hello", &Side::Lan);
-                let (busy, _) = errand.reserve(&shared).unwrap();
+                let mut errand = Errand::new("hello", &Side::Lan, &shared);
+                let (busy, _) = errand.reserve(&shared, || 0).await.unwrap();
                 let serves = busy.upstream().address.port();
                 if serves <= stopped.load(Ordering::SeqCst) {
                     strays.fetch_add(1, Ordering::SeqCst);
@@ -263,8 +264,8 @@ async fn a_post_is_not_written_to_a_link_that_the_replica_has_closed() {
 async fn a_link_is_known_to_be_closed_before_the_runtime_knows() {
     let (listener, address) = listen().await;
     let routes = watch::channel(Arc::default()).1;
-    let shared = Shared::new(settings(), routes, Tasks::default());
-    let upstream = Upstream::new(address);
+    let shared = Shared::new(settings(), routes, watch::Sender::default(), Tasks::default());
+    let upstream = Upstream::new(address, shared.ledger.tally(&"hello--1".parse().unwrap()));
     let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
     let mut link = Link::open(client.unwrap()).await.unwrap();
     poll_fn(|cx| {
