@@ -1,0 +1,218 @@
+//! Scaling on the real parts: to zero and back, up and down with the load, and what people set over it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use system_tests::{Board, Client, Document, Image, LONG, Shared, Stage, eventually, now};
+
+static STAGE: Shared<Stage> = Shared::new();
+
+fn prepare(board: &mut Board) -> Result<()> {
+    board.preload(&Image::testapp("test.local/app:1")?)
+}
+
+fn stage() -> Result<Arc<Stage>> {
+    STAGE.get(|| Stage::start(prepare))
+}
+
+/// An app that may go to zero, and does after a second.
+fn lazy() -> Document {
+    Document::new("test.local/app:1")
+        .set("/template/terminationGracePeriodSeconds", 5)
+        .set("/template/scale", json!({ "minReplicas": 0, "maxReplicas": 10, "cooldownPeriod": 1 }))
+}
+
+fn rules(document: Document, rules: Value) -> Document {
+    document.set("/template/scale/rules", rules)
+}
+
+fn await_replicas(stage: &Stage, app: &str, count: u64) -> Result<Value> {
+    stage.control.await_status(app, |status| {
+        let revision = &status["revisions"][0];
+        revision["replicas"] == count && revision["readyReplicas"] == count
+    })
+}
+
+fn await_zero(stage: &Stage, app: &str) -> Result<Value> {
+    stage.control.await_status(app, |status| {
+        status["revisions"][0]["runningState"] == "ScaledToZero"
+            && status["revisions"][0]["replicas"] == 0
+    })
+}
+
+/// Nothing of the app runs, as containerd sees it.
+fn await_gone(stage: &Stage, app: &str) -> Result<()> {
+    eventually("nothing runs", LONG, || {
+        let left = stage.board.pids_of(app)?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}
+
+fn answers(client: &Client, host: &str) -> Result<()> {
+    let answer = client.get(host, "/")?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+    Ok(())
+}
+
+#[test]
+fn an_app_goes_to_zero_by_itself_and_a_request_wakes_it() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    stage.control.desire("lazy", lazy())?;
+    client.await_status("lazy", "/", 200)?;
+    for _ in 0..3 {
+        let status = await_zero(&stage, "lazy")?;
+        assert_eq!(status["runningStatus"], "Running");
+        assert_eq!(status["revisions"][0]["reason"], "");
+        await_gone(&stage, "lazy")?;
+        answers(&client, "lazy")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn no_request_is_lost_between_sleep_and_waking() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    stage.control.desire("restless", lazy())?;
+    client.await_status("restless", "/", 200)?;
+    // The last replica is sent away again and again while clients ask.
+    let over = now() + Duration::from_secs(20);
+    let asked: u64 = thread::scope(|scope| -> Result<u64> {
+        let ask = || -> Result<u64> {
+            let mut asked = 0;
+            while now() < over {
+                answers(&client, "restless")?;
+                asked += 1;
+            }
+            Ok(asked)
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        while now() < over {
+            drop(stage.board.cli(["scale", "restless", "--to-zero"]));
+        }
+        let join = |client: thread::ScopedJoinHandle<'_, Result<u64>>| {
+            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?
+        };
+        clients.into_iter().map(join).sum()
+    })?;
+    ensure!(100 < asked, "only {asked} requests");
+    Ok(())
+}
+
+#[test]
+fn a_person_sends_an_app_to_zero_and_it_stays_wakeable() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    let document = lazy().set("/template/scale/cooldownPeriod", 600);
+    stage.control.desire("sent", document)?;
+    client.await_status("sent", "/", 200)?;
+    let said = stage.board.cli(["scale", "sent", "--to-zero"])?;
+    assert_eq!(said, "app \"sent\" goes to zero; a request brings it back\n");
+    await_zero(&stage, "sent")?;
+    stage.control.await_event("sent", "SentToZero")?;
+    await_gone(&stage, "sent")?;
+    answers(&client, "sent")?;
+    // What has to keep a replica says so.
+    stage.control.publish("apps/sent/scale", r#"{"minReplicas": 1}"#)?;
+    stage.control.await_status("sent", |status| status["scaleTarget"] == "minReplicas=1")?;
+    let refused = stage.board.try_cli(["scale", "sent", "--to-zero"])?;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("KeepsReplicas") && error.contains("minReplicas is 1"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_scale_target_holds_over_restarts_and_makes_no_revision() -> Result<()> {
+    let stage = Stage::start(prepare)?;
+    let mut stage = stage;
+    stage.control.desire("target", lazy())?;
+    stage.control.publish("apps/target/scale", r#"{"replicas": 2}"#)?;
+    let status = await_replicas(&stage, "target", 2)?;
+    assert_eq!(status["scaleTarget"], "replicas=2");
+    assert_eq!(status["revisions"].as_array().map(Vec::len), Some(1));
+    stage.board.kill_agent()?;
+    stage.board.launch()?;
+    let status = await_replicas(&stage, "target", 2)?;
+    assert_eq!(status["scaleTarget"], "replicas=2");
+    stage.control.publish("apps/target/scale", r#"{"replicas": 0}"#)?;
+    await_zero(&stage, "target")?;
+    let answer = stage.board.lan_client().get("target", "/")?;
+    assert_eq!((answer.status, answer.text().split(':').next()), (503, Some("PinnedToZero")));
+    stage.control.publish("apps/target/scale", "")?;
+    stage.control.await_status("target", |status| status["scaleTarget"] == "")?;
+    await_zero(&stage, "target")?;
+    answers(&stage.board.lan_client(), "target")
+}
+
+#[test]
+fn a_load_of_requests_makes_more_replicas() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    let one_each =
+        json!([{ "name": "load", "http": { "metadata": { "concurrentRequests": "1" } } }]);
+    let document = rules(lazy(), one_each)
+        .set("/template/scale/maxReplicas", 3)
+        .set("/template/scale/cooldownPeriod", 600);
+    stage.control.desire("busy", document)?;
+    client.await_status("busy", "/", 200)?;
+    let mark = now();
+    let status = eventually("three replicas", LONG, || {
+        for _ in 0..20 {
+            answers(&client, "busy")?;
+        }
+        let status = stage.control.latest("apps/busy/status").context("no status")?.json();
+        ensure!(status["revisions"][0]["readyReplicas"] == 3, "{status}");
+        Ok(status)
+    })?;
+    assert_eq!(status["revisions"][0]["scaledBy"], "load");
+    assert_eq!(status["revisions"][0]["runningState"], "RunningAtMaxScale");
+    ensure!(mark.elapsed() < LONG);
+    Ok(())
+}
+
+#[test]
+fn cron_keeps_as_many_as_it_says() -> Result<()> {
+    let stage = stage()?;
+    // From the first of January to the last minute of the year.
+    let metadata = json!({
+        "timezone": "UTC", "start": "0 0 1 1 *", "end": "59 23 31 12 *", "desiredReplicas": "2",
+    });
+    let cron = json!([{ "name": "hours", "custom": { "type": "cron", "metadata": metadata } }]);
+    stage.control.desire("hours", rules(lazy(), cron).without_ingress())?;
+    let status = await_replicas(&stage, "hours", 2)?;
+    assert_eq!(status["revisions"][0]["scaledBy"], "hours");
+    Ok(())
+}
+
+#[test]
+fn a_wake_that_fails_says_why_and_a_rule_that_nobody_knows_is_a_warning() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    let data = stage.board.dir().join("state/volumes/data");
+    std::fs::create_dir_all(&data)?;
+    let known = json!({ "storages": [{ "name": "data", "path": data }] }).to_string();
+    stage.control.publish("environments/default/desired", known.clone())?;
+    let unknown =
+        json!([{ "name": "queue", "custom": { "type": "rabbitmq", "metadata": { "a": "b" } } }]);
+    let volume = json!([{ "name": "v", "storageType": "AzureFile", "storageName": "data" }]);
+    let document = rules(lazy(), unknown)
+        .set("/template/volumes", volume)
+        .main("/volumeMounts", json!([{ "volumeName": "v", "mountPath": "/v" }]));
+    stage.control.desire("fails", document)?;
+    client.await_status("fails", "/", 200)?;
+    let status = await_zero(&stage, "fails")?;
+    let path = "properties.template.scale.rules[0].custom.type";
+    let warned = status["warnings"].as_array().context("no warnings")?;
+    assert!(warned.iter().any(|one| one["path"] == path), "{warned:?}");
+    stage.control.publish("environments/default/desired", "skerry: {absent: true}")?;
+    let answer = client.await_answer("fails", "/", |answer| answer.status == 503)?;
+    assert_eq!(answer.text().split(':').next(), Some("StorageMissing"));
+    stage.control.publish("environments/default/desired", known)?;
+    client.await_status("fails", "/", 200)?;
+    Ok(())
+}
