@@ -10,11 +10,22 @@
 //! ACA's semantics (features 7): requests are counted over windows of 15 s, other rules are polled, the most demanding
 //! rule wins, steps up are bounded, steps down and the way to zero take their time.
 
+mod exposition;
+mod location;
+mod source;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use crate::replica::Trouble;
+
+pub use self::exposition::sum;
+pub use self::location::Location;
+pub use self::source::{
+    ApiKey, Credentials, ExternalScaler, HttpUrl, KeyPlace, MetricsApi, MqttMode, MqttSource,
+    MqttUrl, Pages, Polled, Prometheus, Push, Unreadable, read,
+};
 
 /// Requests are counted in windows of this length (features 7).
 pub const WINDOW: Duration = Duration::from_secs(15);
@@ -59,6 +70,10 @@ pub struct Sample {
     pub every: Duration,
     /// What.
     pub source: Source,
+    /// What each replica is to have of it; more than 0. A scaler of somebody else's brings its own.
+    pub target: f64,
+    /// At most this is nothing to wake for. A scaler of somebody else's says itself what is.
+    pub activation: f64,
 }
 
 /// Where a number comes from.
@@ -66,6 +81,14 @@ pub struct Sample {
 pub enum Source {
     /// What these replicas use, in per cent of their limits, added up.
     Usage(Resource, Vec<ReplicaName>),
+    /// Messages of a broker.
+    Mqtt(MqttSource),
+    /// A number in a JSON document.
+    MetricsApi(MetricsApi),
+    /// A metric, from a page of its own or from a Prometheus server.
+    Prometheus(Prometheus),
+    /// A program that speaks KEDA's protocol for external scalers.
+    External(ExternalScaler),
 }
 
 /// What a replica uses.
