@@ -16,6 +16,7 @@
 // Ports, channels and the loop.
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod drain;
 pub mod inbox;
 pub mod keys;
