@@ -14,6 +14,7 @@
 //! other; they meet on the channels of `inbox` and `published`, which `main` wires.
 
 // Ports, channels and the loop.
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod dial;
