@@ -40,6 +40,7 @@ pub mod mdns;
 pub mod mqtt;
 pub mod netlink;
 pub mod probe;
+pub mod scalers;
 pub mod sled_store;
 pub mod watch_dir;
 

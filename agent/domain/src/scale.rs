@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use crate::replica::Trouble;
 
-pub use self::exposition::sum;
+pub use self::exposition::{answer, sum};
 pub use self::location::Location;
 pub use self::source::{
     ApiKey, Credentials, ExternalScaler, HttpUrl, KeyPlace, MetricsApi, MqttMode, MqttSource,
