@@ -8,6 +8,7 @@
 //!                        ▼   │
 //!                    published: routes ─▶ ingress · zones ─▶ dns · announcements ─▶ mdns
 //!                               probes ─▶ probe ─▶ health ─┘ · statuses, outbox ─▶ mqtt, api
+//!                               samples ─▶ scalers ─▶ readings ─┘
 //! ```
 //!
 //! Ports (`runtime`, `network`, `store`, `drain`) speak the domain's words. Adapters implement one each and don't know each
