@@ -1,8 +1,8 @@
 //! A connection to a broker that only listens: it says who it is and what it wants to hear, then reads.
 //!
 //! The client library dials by itself, from the board's own network; a scale rule's broker is dialled from its
-//! environment's. So only the library's packets are used here, over any stream. Messages come at QoS 0, so nothing is
-//! acknowledged.
+//! environment's. So only the library's packets are used here, over any stream. Messages come unacknowledged, at
+//! the lowest quality of service.
 
 use std::io;
 use std::time::Duration;
@@ -10,9 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use domain::replica::Secret;
 use rumqttc::v5::mqttbytes::v5::{
-    Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter, Login,
-    Packet, PingReq, Publish, RetainForwardRule, Subscribe, SubscribeProperties,
-    SubscribeReasonCode,
+    Connect, ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, Login, Packet,
+    PingReq, Publish, RetainForwardRule, Subscribe, SubscribeProperties, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{self, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,6 +23,8 @@ use super::Stream;
 const LARGEST_MESSAGE: u32 = 1 << 20;
 /// A ping goes out this often, and is answered before the next one.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Bytes of messages that may come before the broker's word on a filter: what is retained there.
+const MOST_BEFORE: usize = 4 << 20;
 /// Read at a time.
 const CHUNK: usize = 8 << 10;
 
@@ -124,20 +125,10 @@ impl Subscription {
     /// use.
     pub async fn next(&mut self) -> Result<Message, SubscriptionError> {
         loop {
-            match self.packet().await? {
-                Packet::Publish(publish) => return Ok(message(publish)),
-                Packet::Disconnect(end) => return Err(SubscriptionError::Ended(end.reason_code)),
-                _ => (),
+            if let Packet::Publish(publish) = self.packet().await? {
+                return Ok(message(publish));
             }
         }
-    }
-
-    /// Says goodbye, as far as that is possible at once.
-    pub async fn close(mut self) {
-        let goodbye =
-            Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection));
-        // The connection ends in any case.
-        let _ = self.send(&goodbye).await;
     }
 
     async fn greet(&mut self, listening: &Listening<'_>) -> Result<(), SubscriptionError> {
@@ -152,11 +143,13 @@ impl Subscription {
         let login = listening.login.clone();
         let login = login.map(|(user, Secret(password))| Login::new(user, password));
         self.send(&Packet::Connect(connect, None, login)).await?;
-        match self.packet().await? {
-            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => Ok(()),
-            Packet::ConnAck(answer) => Err(SubscriptionError::Refused(answer.code)),
-            _ => Err(SubscriptionError::Garbled("it does not begin with CONNACK".to_owned())),
+        let Packet::ConnAck(answer) = self.packet().await? else {
+            return Err(SubscriptionError::Garbled("it does not begin with CONNACK".to_owned()));
+        };
+        if answer.code == ConnectReturnCode::Success {
+            return Ok(());
         }
+        Err(SubscriptionError::Refused(answer.code))
     }
 
     async fn subscribe(
@@ -182,26 +175,22 @@ impl Subscription {
     async fn granted(&mut self, filter: &str) -> Result<(), SubscriptionError> {
         let mut before = BytesMut::new();
         loop {
-            match self.packet().await? {
-                Packet::SubAck(answer) => {
-                    let granted = |code: &SubscribeReasonCode| {
-                        matches!(code, SubscribeReasonCode::Success(_))
-                    };
-                    if !answer.return_codes.iter().all(granted) {
-                        return Err(SubscriptionError::Forbidden(filter.to_owned()));
-                    }
-                    before.unsplit(self.buffer.split());
-                    self.buffer = before;
-                    return Ok(());
+            let packet = self.packet().await?;
+            if let Packet::SubAck(answer) = packet {
+                let granted =
+                    |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+                if !answer.return_codes.iter().all(granted) {
+                    return Err(SubscriptionError::Forbidden(filter.to_owned()));
                 }
-                packet @ Packet::Publish(_) => {
-                    packet.write(&mut before, None).map_err(garbled)?;
-                    if (LARGEST_MESSAGE as usize) < before.len() {
-                        return Err(SubscriptionError::Garbled("no word on a filter".to_owned()));
-                    }
-                }
-                Packet::Disconnect(end) => return Err(SubscriptionError::Ended(end.reason_code)),
-                _ => (),
+                before.unsplit(self.buffer.split());
+                self.buffer = before;
+                return Ok(());
+            }
+            if let Packet::Publish(_) = packet {
+                packet.write(&mut before, None).map_err(|error| garbled(&error))?;
+            }
+            if MOST_BEFORE < before.len() {
+                return Err(SubscriptionError::Garbled("no word on a filter".to_owned()));
             }
         }
     }
@@ -210,9 +199,12 @@ impl Subscription {
         loop {
             match Packet::read(&mut self.buffer, Some(LARGEST_MESSAGE)) {
                 Ok(Packet::PingResp(_)) => self.unanswered = false,
+                Ok(Packet::Disconnect(end)) => {
+                    return Err(SubscriptionError::Ended(end.reason_code));
+                }
                 Ok(packet) => return Ok(packet),
                 Err(mqttbytes::Error::InsufficientBytes(_)) => self.read().await?,
-                Err(error) => return Err(garbled(error)),
+                Err(error) => return Err(garbled(&error)),
             }
         }
     }
@@ -238,13 +230,13 @@ impl Subscription {
 
     async fn send(&mut self, packet: &Packet) -> Result<(), SubscriptionError> {
         let mut bytes = BytesMut::new();
-        packet.write(&mut bytes, None).map_err(garbled)?;
+        packet.write(&mut bytes, None).map_err(|error| garbled(&error))?;
         self.stream.write_all(&bytes).await.map_err(SubscriptionError::Io)?;
         self.stream.flush().await.map_err(SubscriptionError::Io)
     }
 }
 
-fn garbled(error: mqttbytes::Error) -> SubscriptionError {
+fn garbled(error: &mqttbytes::Error) -> SubscriptionError {
     SubscriptionError::Garbled(error.to_string())
 }
 
@@ -255,5 +247,103 @@ fn message(publish: Publish) -> Message {
         topic: publish.topic,
         retained: publish.retain,
         payload: publish.payload,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::v5::mqttbytes::v5::{ConnAck, PingResp, SubAck};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// The broker's end: reads a packet, and answers with some.
+    async fn answer(end: &mut DuplexStream, buffer: &mut BytesMut, answers: &[Packet]) -> Packet {
+        let packet = loop {
+            match Packet::read(buffer, None) {
+                Ok(packet) => break packet,
+                Err(_) => assert_ne!(end.read_buf(buffer).await.unwrap(), 0),
+            }
+        };
+        let mut bytes = BytesMut::new();
+        for packet in answers {
+            packet.write(&mut bytes, None).unwrap();
+        }
+        end.write_all(&bytes).await.unwrap();
+        packet
+    }
+
+    fn granted(code: SubscribeReasonCode) -> Packet {
+        Packet::SubAck(SubAck { pkid: 1, return_codes: vec![code], properties: None })
+    }
+
+    fn accepted(code: ConnectReturnCode) -> Packet {
+        Packet::ConnAck(ConnAck { session_present: false, code, properties: None })
+    }
+
+    /// Opens a subscription to `a` at a broker that answers so; gives out the broker's end too.
+    async fn open(
+        connack: Packet,
+        suback: &[Packet],
+    ) -> (Result<Subscription, SubscriptionError>, DuplexStream, BytesMut) {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let listening = Listening {
+            client: "me",
+            login: None,
+            filters: &["a"],
+            retained: RetainedMessages::Wanted,
+        };
+        let mut buffer = BytesMut::new();
+        let answering = async {
+            answer(&mut theirs, &mut buffer, &[connack]).await;
+            answer(&mut theirs, &mut buffer, suback).await;
+        };
+        let opening = Subscription::open(Box::new(ours), &listening);
+        tokio::pin!(answering, opening);
+        // A broker that refuses us waits for a subscription in vain.
+        let opened = tokio::select! {
+            opened = &mut opening => opened,
+            () = &mut answering => opening.await,
+        };
+        (opened, theirs, buffer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_is_gone_without_a_word_is_found_out() {
+        let suback = [granted(SubscribeReasonCode::Success(QoS::AtMostOnce))];
+        let (opened, mut theirs, mut buffer) =
+            open(accepted(ConnectReturnCode::Success), &suback).await;
+        let mut subscription = opened.unwrap();
+        let answering = async {
+            let ping = answer(&mut theirs, &mut buffer, &[Packet::PingResp(PingResp)]).await;
+            assert_eq!(ping, Packet::PingReq(PingReq));
+            answer(&mut theirs, &mut buffer, &[]).await;
+            std::future::pending::<()>().await;
+        };
+        let began = Instant::now();
+        let end = tokio::select! {
+            end = subscription.next() => end.unwrap_err(),
+            () = answering => unreachable!(),
+        };
+        assert!(matches!(end, SubscriptionError::Silent), "{end}");
+        assert_eq!(began.elapsed(), KEEP_ALIVE * 3, "one ping is answered, one is not");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_comes_before_the_word_on_its_filter_is_not_lost() {
+        let retained = Packet::Publish(Publish::new("a", QoS::AtMostOnce, "7", None));
+        let suback = [retained, granted(SubscribeReasonCode::Success(QoS::AtMostOnce))];
+        let (opened, _theirs, _) = open(accepted(ConnectReturnCode::Success), &suback).await;
+        assert_eq!(opened.unwrap().next().await.unwrap().payload, "7");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_refuses_says_what() {
+        let (opened, ..) = open(accepted(ConnectReturnCode::NotAuthorized), &[]).await;
+        let told = opened.unwrap_err().to_string();
+        assert_eq!(told, "the broker refuses the connection: NotAuthorized");
+        let refused = [granted(SubscribeReasonCode::NotAuthorized)];
+        let (opened, ..) = open(accepted(ConnectReturnCode::Success), &refused).await;
+        assert_eq!(opened.unwrap_err().to_string(), "the broker refuses the subscription to a");
     }
 }

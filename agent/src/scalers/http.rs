@@ -118,7 +118,10 @@ impl Page<'_> {
             Credentials::Key(ApiKey { name, place: KeyPlace::Query, value: Secret(value) }) => {
                 self.url.clone().with_parameter(name, value)
             }
-            _ => self.url.clone(),
+            Credentials::None
+            | Credentials::Basic { .. }
+            | Credentials::Bearer(_)
+            | Credentials::Key(_) => self.url.clone(),
         };
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = keyed.path.parse::<Uri>().map_err(|_| "its path is no path")?;

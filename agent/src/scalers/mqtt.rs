@@ -239,7 +239,7 @@ impl Heard {
                         tell.outcome(what, self.value(elapsed));
                         since = Some(now);
                     }
-                    None => drop(again.send_replace(())),
+                    None => again.send_modify(|()| ()),
                 },
             }
         }

@@ -114,7 +114,7 @@ impl Bench {
     }
 
     async fn value(&mut self, rule: &str, expected: f64) {
-        let like = |reading: &Reading| matches!(reading, Reading::Value { value, .. } if *value == expected);
+        let like = |reading: &Reading| matches!(reading, Reading::Value { value, .. } if value.total_cmp(&expected).is_eq());
         self.reading(rule, like).await;
     }
 

@@ -264,7 +264,7 @@ fn mqtt(metadata: &Metadata<'_>) -> Result<Polled, Unreadable> {
 fn filter(metadata: &Metadata<'_>, key: &'static str) -> Result<String, Unreadable> {
     let text = metadata.required(key)?;
     let mut levels = text.split('/').peekable();
-    let mut good = !text.contains('\0') && text.len() <= usize::from(u16::MAX);
+    let mut good = !text.contains('\0') && u16::try_from(text.len()).is_ok();
     while let Some(level) = levels.next() {
         good &= match level {
             "#" => levels.peek().is_none(),
