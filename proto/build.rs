@@ -15,13 +15,18 @@ const WIDE: &[&str] = &[
 fn main() -> std::io::Result<()> {
     let mut builder = tonic_prost_build::configure()
         .btree_map(".")
-        .skip_debug([".skerry.v1.SecretRequest", ".skerry.v1.ApplyRequest"])
+        .skip_debug([
+            ".skerry.v1.SecretRequest",
+            ".skerry.v1.ApplyRequest",
+            ".externalscaler.ScaledObjectRef",
+        ])
         .type_attribute(".skerry.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute(".skerry.v1", "#[serde(rename_all = \"camelCase\", default)]");
     for field in WIDE {
         builder = builder
             .field_attribute(format!(".skerry.v1.{field}"), "#[serde(with = \"crate::wide\")]");
     }
-    let files = ["agent", "status", "record"].map(|name| format!("proto/skerry/v1/{name}.proto"));
-    builder.compile_protos(&files, &["proto".to_owned()])
+    let ours = ["agent", "status", "record"].map(|name| format!("proto/skerry/v1/{name}.proto"));
+    let theirs = ["proto/externalscaler.proto".to_owned()];
+    builder.compile_protos(&[&ours[..], &theirs].concat(), &["proto".to_owned()])
 }

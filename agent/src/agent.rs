@@ -48,7 +48,7 @@ use crate::reconcile::{Parts, Reconciler};
 use crate::report::Report;
 use crate::sled_store::SledStore;
 use crate::tasks::Tasks;
-use crate::{dns, pressure, probe, watch_dir};
+use crate::{dns, pressure, probe, scalers, watch_dir};
 
 /// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -224,9 +224,11 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
     tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
+    let lookout = network.clone();
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
     let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
     spawn_probe(&tasks, means, &wires, &published, clock);
+    spawn_scalers(&tasks, config, &runtime, lookout, broker.as_ref(), &wires, &published, clock);
     tasks.spawn(info_span!("containerd"), |stop| runtime.watch(wires.pulses.clone(), stop));
     tasks.spawn(info_span!("pressure"), |stop| pressure::run(wires.pressure.clone(), stop));
     spawn_control(&tasks, broker, &inbox, &published, &wires, clock);
@@ -303,6 +305,27 @@ fn spawn_probe(
 ) {
     let (plan, report) = (published.probes.clone(), wires.health.clone());
     tasks.spawn(info_span!("probe"), |stop| probe::run(means, plan, report, clock, stop));
+}
+
+#[expect(clippy::too_many_arguments, reason = "it wires what `serve` has built, and nothing else")]
+fn spawn_scalers(
+    tasks: &Tasks,
+    config: &Config,
+    runtime: &Containerd<Images>,
+    lookout: Netlink,
+    broker: Option<&MqttSettings>,
+    wires: &Wires,
+    published: &Published,
+    clock: Clock,
+) {
+    let means = scalers::Means {
+        meter: runtime.clone(),
+        lookout,
+        broker: broker.map(|settings| settings.access.clone()),
+        device: config.device.id.clone(),
+    };
+    let (plan, readings) = (published.samples.clone(), wires.readings.clone());
+    tasks.spawn(info_span!("scalers"), |stop| scalers::run(means, plan, readings, clock, stop));
 }
 
 fn spawn_control(

@@ -8,14 +8,17 @@
 //!                        ▼   │
 //!                    published: routes ─▶ ingress · zones ─▶ dns · announcements ─▶ mdns
 //!                               probes ─▶ probe ─▶ health ─┘ · statuses, outbox ─▶ mqtt, api
+//!                               samples ─▶ scalers ─▶ readings ─┘
 //! ```
 //!
 //! Ports (`runtime`, `network`, `store`, `drain`) speak the domain's words. Adapters implement one each and don't know each
 //! other; they meet on the channels of `inbox` and `published`, which `main` wires.
 
 // Ports, channels and the loop.
+pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod drain;
 pub mod inbox;
 pub mod keys;
@@ -39,6 +42,7 @@ pub mod mqtt;
 pub mod netlink;
 pub mod pressure;
 pub mod probe;
+pub mod scalers;
 pub mod sled_store;
 pub mod watch_dir;
 

@@ -46,6 +46,31 @@ pub trait Network: Clone + Send + Sync + 'static {
     fn netns(&self, replica: &ReplicaName) -> PathBuf;
 }
 
+/// Places in the networks of environments from which the agent asks on behalf of their apps. Apart from [`Network`], as
+/// the samplers need nothing else of it.
+pub trait Lookout: Clone + Send + Sync + 'static {
+    /// Makes the environment's place stand. Doing it twice is doing it once.
+    fn open(
+        &self,
+        environment: &EnvironmentName,
+    ) -> impl Future<Output = Result<Vantage, NetworkError>> + Send;
+
+    /// Removes it, if it is there.
+    fn close(
+        &self,
+        environment: &EnvironmentName,
+    ) -> impl Future<Output = Result<(), NetworkError>> + Send;
+}
+
+/// From where something is asked: a network namespace, under the rules of its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vantage {
+    /// The path of the namespace.
+    pub netns: PathBuf,
+    /// Its address; the name server is at the first address of the same subnet.
+    pub address: Ipv4Addr,
+}
+
 /// What was seen of the board's network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ObservedNetwork {

@@ -72,6 +72,28 @@ pub trait Exec: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Executed, RuntimeError>> + Send;
 }
 
+/// Measures what replicas use. Apart from [`Runtime`], as the samplers need nothing else of it.
+pub trait Meter: Clone + Send + Sync + 'static {
+    /// What each of these replicas uses now; one of which nothing runs is not listed.
+    fn usage(
+        &self,
+        replicas: Vec<ReplicaName>,
+    ) -> impl Future<Output = Result<BTreeMap<ReplicaName, Usage>, RuntimeError>> + Send;
+}
+
+/// What a replica uses, all its containers together, and what it may use at most.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Processor time since its containers started, in nanoseconds. Falls when one is started afresh.
+    pub cpu_nanos: u64,
+    /// In cores; all of the board's where there is no limit.
+    pub cpu_limit_cores: f64,
+    /// The working set, in bytes: memory less what the kernel can drop at once.
+    pub memory_bytes: u64,
+    /// In bytes; all of the board's where there is no limit.
+    pub memory_limit_bytes: u64,
+}
+
 /// How a runtime fails, told apart by what the loop does about it.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {

@@ -12,11 +12,27 @@ pub mod record {
     tonic::include_proto!("skerry.record.v1");
 }
 
+/// KEDA's protocol for programs that say how much there is to do.
+pub mod externalscaler {
+    tonic::include_proto!("externalscaler");
+}
+
 /// Requests that carry values of secrets, in words that do not.
 mod quiet {
     use std::fmt;
 
+    use crate::externalscaler::ScaledObjectRef;
     use crate::v1::{ApplyRequest, SecretRequest};
+
+    impl fmt::Debug for ScaledObjectRef {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("ScaledObjectRef")
+                .field("name", &self.name)
+                .field("namespace", &self.namespace)
+                .field("scaler_metadata", &self.scaler_metadata.keys())
+                .finish()
+        }
+    }
 
     impl fmt::Debug for SecretRequest {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,13 +19,16 @@ const ADAPTERS: &[&str] = &[
     "netlink",
     "pressure",
     "probe",
+    "scalers",
     "sled_store",
     "watch_dir",
 ];
 /// Modules that the adapters stand on: none names an adapter.
 const PORTS: &[&str] = &[
+    "broker",
     "clock",
     "config",
+    "dial",
     "drain",
     "inbox",
     "keys",
@@ -164,11 +167,16 @@ fn only(modules: &[&str], words: &[&str]) -> Result<()> {
 #[test]
 fn only_those_who_serve_open_a_listening_socket() -> Result<()> {
     only(&["ingress", "dns", "api"], &["TcpListener", "UnixListener"])?;
-    // The prober makes sockets in the networks of replicas, to ask from there.
-    only(&["ingress", "dns", "api", "probe"], &["UdpSocket", "TcpSocket"])?;
+    // `dial` makes sockets in the networks of replicas and environments, to ask from there.
+    only(&["ingress", "dns", "api", "dial"], &["UdpSocket", "TcpSocket"])?;
     for (file, line) in naming(&[".listen("])? {
-        ensure!(!file.starts_with("agent/src/probe"), "{file} listens: {line}");
+        ensure!(!file.starts_with("agent/src/dial"), "{file} listens: {line}");
     }
+    // The samplers dial no host themselves: a document names it, and from the board it would reach too much.
+    only(
+        &["ingress", "api", "cli", "mqtt", "broker", "probe", "dial", "containerd", "dns"],
+        &["TcpStream::connect", "UnixStream::connect"],
+    )?;
     // The library of mDNS opens its own; starting it is opening one.
     only(&["mdns"], &["ServiceDaemon"])
 }
@@ -178,7 +186,7 @@ fn each_library_of_the_outside_world_has_one_owner() -> Result<()> {
     only(&["containerd"], &["containerd_client"])?;
     only(&["containerd"], &["oci_client"])?;
     // `agent` names the words of its filter for the log.
-    only(&["mqtt", "agent"], &["rumqttc"])?;
+    only(&["mqtt", "broker", "agent"], &["rumqttc"])?;
     only(&["mdns", "agent"], &["mdns_sd"])?;
     only(&["sled_store"], &["sled::"])?;
     only(&["sled_store"], &["ring::aead"])?;
@@ -186,7 +194,7 @@ fn each_library_of_the_outside_world_has_one_owner() -> Result<()> {
     only(&["netlink"], &["rtnetlink"])?;
     only(&["dns"], &["simple_dns"])?;
     only(&["agent"], &["sd_notify"])?;
-    only(&["api", "cli", "containerd"], &["tonic"])
+    only(&["api", "cli", "containerd", "scalers"], &["tonic"])
 }
 
 #[test]

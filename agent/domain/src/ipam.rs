@@ -10,6 +10,11 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()) + 1)
 }
 
+/// The last host of a subnet: from there the agent asks on behalf of the environment's apps.
+pub fn lookout(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.broadcast()) - 1)
+}
+
 /// The first address after `last` that is free, round and round, so that an address rests before it is used again:
 /// a client that still holds it must not meet a stranger.
 pub fn allocate(
@@ -18,7 +23,7 @@ pub fn allocate(
     last: Option<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
     let first = u32::from(subnet.network()) + 2;
-    let end = u32::from(subnet.broadcast());
+    let end = u32::from(lookout(subnet));
     let count = end.checked_sub(first)?;
     let start = last
         .map(u32::from)
@@ -41,8 +46,9 @@ mod tests {
         assert_eq!(allocate(subnet, &BTreeSet::new(), None), Some(address(2)));
         let taken = BTreeSet::from([address(3)]);
         assert_eq!(allocate(subnet, &taken, Some(address(2))), Some(address(4)));
-        assert_eq!(allocate(subnet, &taken, Some(address(254))), Some(address(2)));
-        let all = (2..=254).map(address).collect();
+        assert_eq!(allocate(subnet, &taken, Some(address(253))), Some(address(2)));
+        assert_eq!(lookout(subnet), address(254));
+        let all = (2..=253).map(address).collect();
         assert_eq!(allocate(subnet, &all, None), None);
     }
 }

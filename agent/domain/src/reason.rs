@@ -87,6 +87,7 @@ reasons! {
     OOMKilled: "The container used more memory than its limit.", "Raise resources.memory, or find the leak.";
     InitContainerFailed: "An init container did not exit with 0.", "See `skerry logs`; it is tried again.";
     ProbeFailed: "A probe does not succeed.", "Read the details: the probe and what it got.";
+    ScalerFailed: "A scale rule's source could not be sampled; the number of replicas stays as it is.", "Read the details: what was asked, and what it answered.";
     WaitingForProbe: "The container runs and its readiness probe has not succeeded yet.", "Nothing to do, unless it lasts.";
     PortClosed: "Nothing listens on the target port.", "Make ingress.targetPort the port that the app listens on.";
     DeadlineExceeded: "The revision did not become ready in time.", "Read the details of its replicas.";

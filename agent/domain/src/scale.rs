@@ -10,8 +10,11 @@
 //! ACA's semantics (features 7): requests are counted over windows of 15 s, other rules are polled, the most demanding
 //! rule wins, steps up are bounded, steps down and the way to zero take their time.
 
+mod exposition;
+mod location;
 mod rules;
 mod scaler;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +24,14 @@ use std::time::Duration;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use crate::replica::Trouble;
 
+pub use self::exposition::{answer, sum};
+pub use self::location::Location;
 pub use self::rules::{Asks, Cron, Sight, asks, is_known, needs_a_replica, zones};
 pub use self::scaler::{Decision, Metric, STABILISATION, Scaler, Terms};
+pub use self::source::{
+    ApiKey, Credentials, ExternalScaler, HttpUrl, KeyPlace, MetricsApi, MqttMode, MqttSource,
+    MqttUrl, Pages, Polled, Prometheus, Push, Unreadable, read,
+};
 
 /// Requests are counted in windows of this length (features 7).
 pub const WINDOW: Duration = Duration::from_secs(15);
@@ -67,6 +76,10 @@ pub struct Sample {
     pub every: Duration,
     /// What.
     pub source: Source,
+    /// What each replica is to have of it; more than 0. A scaler of somebody else's brings its own.
+    pub target: f64,
+    /// At most this is nothing to wake for. A scaler of somebody else's says itself what is.
+    pub activation: f64,
 }
 
 /// Where a number comes from.
@@ -74,6 +87,14 @@ pub struct Sample {
 pub enum Source {
     /// What these replicas use, in per cent of their limits, added up.
     Usage(Resource, Vec<ReplicaName>),
+    /// Messages of a broker.
+    Mqtt(MqttSource),
+    /// A number in a JSON document.
+    MetricsApi(MetricsApi),
+    /// A metric, from a page of its own or from a Prometheus server.
+    Prometheus(Prometheus),
+    /// A program that speaks KEDA's protocol for external scalers.
+    External(ExternalScaler),
 }
 
 /// What a replica uses.

@@ -1,9 +1,10 @@
 //! What others see: statuses for people and control planes, routes, zones and announcements for the network, probes
-//! for the prober. Each is derived from state and fleet alone, so that it cannot disagree with them.
+//! for the prober, samples for scale rules. Each is derived from state and fleet alone, so that it cannot disagree with them.
 
 mod apps;
 mod environments;
 mod network;
+mod samples;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::state::{AppRecord, RevisionRecord, State};
 pub use self::apps::{app_status, job_status, refused_job, refused_status};
 pub use self::environments::{environments, refused_environment, removed_environments};
 pub use self::network::{announcements, routes, zones};
+pub use self::samples::samples;
 
 /// What is to be probed: every replica whose containers run.
 pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {

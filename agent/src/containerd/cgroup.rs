@@ -33,6 +33,12 @@ impl Cgroups {
         Self::below(Path::new(ROOT), &fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
     }
 
+    /// Those below another root, as tests have them.
+    #[cfg(test)]
+    pub(super) fn at(root: &Path) -> Self {
+        Self::below(root, "")
+    }
+
     fn below(root: &Path, own: &str) -> Self {
         let there = |file: &str| root.join(file).exists();
         let Ok(controllers) = fs::read_to_string(root.join("cgroup.controllers")) else {
@@ -82,6 +88,46 @@ impl Cgroups {
         used.saturating_sub(idle.unwrap_or(0))
     }
 
+    /// Processor time of the group at `path`, in nanoseconds.
+    pub(super) fn cpu_nanos(&self, path: &str) -> u64 {
+        if self.v2 {
+            let stat = self.read("", path, "cpu.stat");
+            let micros = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
+            return number(micros.unwrap_or_default()).unwrap_or(0).saturating_mul(1000);
+        }
+        number(&self.read("cpuacct", path, "cpuacct.usage")).unwrap_or(0)
+    }
+
+    /// Cores that the group at `path` may use; `None` is all.
+    pub(super) fn cpu_limit(&self, path: &str) -> Option<f64> {
+        let (quota, period) = if self.v2 {
+            let text = self.read("", path, "cpu.max");
+            let (quota, period) = text.trim().split_once(' ')?;
+            (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?)
+        } else {
+            let read = |file| self.read("cpu", path, file).trim().parse::<f64>().ok();
+            (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)
+        };
+        (0.0 < quota && 0.0 < period).then(|| quota / period)
+    }
+
+    /// Bytes that the group at `path` may use; `None` is all.
+    pub(super) fn memory_limit(&self, path: &str) -> Option<u64> {
+        let text = if self.v2 {
+            self.read("", path, "memory.max")
+        } else {
+            self.read("memory", path, "memory.limit_in_bytes")
+        };
+        number(&text)
+    }
+
+    fn read(&self, controller: &str, path: &str, file: &str) -> String {
+        let folder =
+            if controller.is_empty() { self.root.clone() } else { self.root.join(controller) };
+        let file = folder.join(path.trim_start_matches('/')).join(file);
+        fs::read_to_string(file).unwrap_or_default()
+    }
+
     /// The processes of the group at `path`.
     pub(super) fn processes(&self, path: &str) -> Vec<i32> {
         let hierarchy = match (self.v2, self.pids) {
@@ -105,6 +151,10 @@ impl Cgroups {
         let mut kills = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
         kills.any(|count| count.trim() != "0")
     }
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
 }
 
 /// What a process has in memory and shares with no file, in bytes.
@@ -149,6 +199,36 @@ mod tests {
         let own = format!("{}\n", std::process::id());
         fs::write(folder.path().join("s/x/cgroup.procs"), own).unwrap();
         assert!(100 << 10 < Cgroups::below(folder.path(), "").working_set("/s/x"));
+    }
+
+    #[test]
+    fn use_and_limits_are_read_on_both_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let file = folder.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let read = |path: &str| {
+            let groups = Cgroups::below(folder.path(), "");
+            (groups.cpu_nanos(path), groups.cpu_limit(path), groups.memory_limit(path))
+        };
+        write("cpuacct/s/x/cpuacct.usage", "7000\n");
+        write("cpu/s/x/cpu.cfs_quota_us", "25000\n");
+        write("cpu/s/x/cpu.cfs_period_us", "100000\n");
+        write("memory/s/x/memory.limit_in_bytes", "4096\n");
+        write("cpu/s/y/cpu.cfs_quota_us", "-1\n");
+        write("cpu/s/y/cpu.cfs_period_us", "100000\n");
+        assert_eq!(read("/s/x"), (7000, Some(0.25), Some(4096)));
+        assert_eq!(read("/s/y"), (0, None, None));
+        write("cgroup.controllers", "cpu memory\n");
+        write("s/x/cpu.stat", "usage_usec 9\nuser_usec 5\n");
+        write("s/x/cpu.max", "150000 100000\n");
+        write("s/x/memory.max", "8192\n");
+        write("s/y/cpu.max", "max 100000\n");
+        write("s/y/memory.max", "max\n");
+        assert_eq!(read("/s/x"), (9000, Some(1.5), Some(8192)));
+        assert_eq!(read("/s/y"), (0, None, None));
     }
 
     #[test]

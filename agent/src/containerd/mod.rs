@@ -71,7 +71,7 @@ use self::threads::Threads;
 use self::volumes::Volumes;
 use crate::clock::Clock;
 use crate::logger;
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Meter, Runtime, RuntimeError, Usage};
 
 pub use self::image_source::{ImageConfig, ImageSource};
 
@@ -250,5 +250,14 @@ impl<I: ImageSource> Runtime for Containerd<I> {
 
     async fn listening(&self, replica: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
         self.listeners_of(replica).await
+    }
+}
+
+impl<I: ImageSource> Meter for Containerd<I> {
+    async fn usage(
+        &self,
+        replicas: Vec<ReplicaName>,
+    ) -> Result<BTreeMap<ReplicaName, Usage>, RuntimeError> {
+        self.usage_of(&replicas).await
     }
 }

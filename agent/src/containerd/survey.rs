@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use containerd_client::types::v1::Status as TaskStatus;
@@ -15,7 +16,7 @@ use super::Containerd;
 use super::cgroup::Cgroups;
 use super::record::Record;
 use super::within::open_within;
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, Usage};
 
 /// Where an app says that it must not be replaced now, in the eyes of its container.
 const LOCK: &str = "run/skerry/lock";
@@ -33,26 +34,7 @@ struct Running {
 impl<I> Containerd<I> {
     pub(super) async fn survey_of(&self, wanted: &[ReplicaName]) -> Result<Survey, RuntimeError> {
         let shared = &self.shared;
-        let calls = &shared.calls;
-        let (records, tasks) = if wanted.is_empty() {
-            (Vec::new(), Vec::new())
-        } else {
-            tokio::try_join!(calls.containers(None, Record::of), calls.tasks())?
-        };
-        let of: BTreeMap<String, Record> = records
-            .into_iter()
-            .filter(|record| wanted.contains(&record.replica))
-            .map(|record| (record.id.clone(), record))
-            .collect();
-        let running: Vec<Running> = tasks
-            .iter()
-            .filter(|task| task.status() == TaskStatus::Running)
-            .filter_map(|task| {
-                let record = of.get(&task.id)?;
-                let cgroup = shared.cgroup_path(&task.id);
-                Some(Running { replica: record.replica.clone(), pid: task.pid, cgroup })
-            })
-            .collect();
+        let running = self.running(wanted).await?;
         let (cgroups, wanted) = (shared.cgroups.clone(), wanted.to_vec());
         let about = wanted.first().map(ToString::to_string).unwrap_or_default();
         let look = move || measured(&cgroups, &wanted, &running);
@@ -60,6 +42,58 @@ impl<I> Containerd<I> {
             RuntimeError::Unavailable(format!("a look into the app's containers: {error}"))
         })
     }
+
+    pub(super) async fn usage_of(
+        &self,
+        wanted: &[ReplicaName],
+    ) -> Result<BTreeMap<ReplicaName, Usage>, RuntimeError> {
+        let running = self.running(wanted).await?;
+        Ok(used(&self.shared.cgroups, &running))
+    }
+
+    /// The containers of these replicas that run.
+    async fn running(&self, wanted: &[ReplicaName]) -> Result<Vec<Running>, RuntimeError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let calls = &self.shared.calls;
+        let (records, tasks) = tokio::try_join!(calls.containers(None, Record::of), calls.tasks())?;
+        let of: BTreeMap<String, Record> = records
+            .into_iter()
+            .filter(|record| wanted.contains(&record.replica))
+            .map(|record| (record.id.clone(), record))
+            .collect();
+        let running = tasks.iter().filter(|task| task.status() == TaskStatus::Running);
+        let running = running.filter_map(|task| {
+            let record = of.get(&task.id)?;
+            let cgroup = self.shared.cgroup_path(&task.id);
+            Some(Running { replica: record.replica.clone(), pid: task.pid, cgroup })
+        });
+        Ok(running.collect())
+    }
+}
+
+/// What each replica uses of what it may. The files are the kernel's own, so reading them never waits.
+fn used(cgroups: &Cgroups, running: &[Running]) -> BTreeMap<ReplicaName, Usage> {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = kib(&meminfo, "MemTotal:");
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = f64::from(u32::try_from(cores).unwrap_or(u32::MAX));
+    let mut used: BTreeMap<ReplicaName, Usage> = BTreeMap::new();
+    for Running { replica, cgroup, .. } in running {
+        let of = used.entry(replica.clone()).or_default();
+        of.cpu_nanos = of.cpu_nanos.saturating_add(cgroups.cpu_nanos(cgroup));
+        of.memory_bytes += cgroups.working_set(cgroup);
+        of.cpu_limit_cores += cgroups.cpu_limit(cgroup).unwrap_or(cores);
+        of.memory_limit_bytes =
+            of.memory_limit_bytes.saturating_add(cgroups.memory_limit(cgroup).unwrap_or(memory));
+    }
+    for of in used.values_mut() {
+        // Several containers together have no more than there is.
+        of.cpu_limit_cores = of.cpu_limit_cores.min(cores);
+        of.memory_limit_bytes = of.memory_limit_bytes.min(memory);
+    }
+    used
 }
 
 fn measured(cgroups: &Cgroups, wanted: &[ReplicaName], running: &[Running]) -> Survey {
@@ -131,6 +165,30 @@ mod tests {
         assert_eq!(kib("MemTotal: much kB", "MemTotal:"), 0);
         let survey = measured(&Cgroups::detect(), &[], &[]);
         assert!(0 < survey.available && survey.available <= survey.total);
+    }
+
+    #[test]
+    fn what_a_replica_uses_is_what_its_containers_use_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = ["x", "y"].map(|name| {
+            let group = folder.path().join("s").join(name);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("cpu.stat"), "usage_usec 5\n").unwrap();
+            fs::write(group.join("memory.current"), "100\n").unwrap();
+            fs::write(group.join("memory.max"), "1000\n").unwrap();
+            fs::write(group.join("cpu.max"), "10000 100000\n").unwrap();
+            let replica = "app--1-abcde".parse().unwrap();
+            Running { replica, pid: 0, cgroup: format!("/s/{name}") }
+        });
+        fs::write(folder.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
+        let found = used(&Cgroups::at(folder.path()), &running);
+        let together = Usage {
+            cpu_nanos: 10_000,
+            cpu_limit_cores: 0.2,
+            memory_bytes: 200,
+            memory_limit_bytes: 2000,
+        };
+        assert_eq!(found, [("app--1-abcde".parse().unwrap(), together)].into());
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::config::Mdns;
 use crate::published::Published;
 
 /// Interfaces that are never the LAN: bridges of environments, and the host's ends of what hangs on them.
-const INNER: [&str; 2] = ["sk-", "skv"];
+const INNER: [&str; 3] = ["sk-", "skv", "skl"];
 /// How often the board's addresses are looked at: one wake-up in half a minute, and DHCP is seldom faster.
 const ADDRESS_CHECK_SECS: u32 = 30;
 /// For the goodbyes.

@@ -22,6 +22,15 @@ impl Backoff {
     }
 }
 
+/// Chance, for the back-off's jitter. Without any, the middle of the window serves.
+pub(super) fn ticket() -> u32 {
+    let mut bytes = [0; 4];
+    match rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes) {
+        Ok(()) => u32::from_ne_bytes(bytes),
+        Err(_) => u32::MAX / 2,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

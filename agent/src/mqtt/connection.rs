@@ -26,10 +26,10 @@ use super::intake::{Arrival, Intake, LARGEST_UNITS, ROOM};
 use super::ledger::Ledger;
 use super::payload::{self, Presence};
 use super::settings::MqttSettings;
-use super::tls::Credentials;
 use super::topics::Topics;
 use super::upward::{LARGEST, Said, Upward};
 use super::{CONNECT_DEADLINE, Troubles, set_trouble};
+use crate::broker::Credentials;
 use crate::clock::Clock;
 use crate::inbox::Inbox;
 use crate::published::{Link as Reach, Published};
@@ -111,8 +111,8 @@ impl Connection<'_> {
             LastWill::new(topics.device(), payload::json(&will), QoS::AtLeastOnce, true, None);
         let mut options = MqttOptions::new(
             settings.device.clone(),
-            settings.broker.host.clone(),
-            settings.broker.port,
+            settings.access.broker.host.clone(),
+            settings.access.broker.port,
         );
         options
             .set_keep_alive(settings.keep_alive)
@@ -295,7 +295,7 @@ impl Driver<'_> {
     fn subscribed(&self, ack: &SubAck) {
         let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
         if let Some(code) = ack.return_codes.iter().find(|code| !granted(code)) {
-            let broker = &self.connection.settings.broker;
+            let broker = &self.connection.settings.access.broker;
             let details =
                 format!("{broker}: the subscription to the documents was refused: {code:?}");
             warn!(%details, "no documents will come");

@@ -1,31 +1,21 @@
 //! Why there is no connection, told apart by what a person would do about it.
 
 use std::io;
-use std::path::PathBuf;
 
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use rumqttc::TlsError;
 use rumqttc::v5::{ConnectionError, StateError, mqttbytes};
 
+use crate::broker::AccessError;
 use crate::report::Chain;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    /// A file that belongs to the connection cannot be read.
-    #[error("cannot read {}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// A file holds no certificate, no key, or a broken one.
-    #[error("{} holds no usable {what}", path.display())]
-    Pem { path: PathBuf, what: &'static str },
-    /// What the files hold does not make a TLS client.
-    #[error("certificate and key do not make a TLS client")]
-    Tls(#[source] rustls::Error),
+    /// A file of the configuration does not serve.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Nobody listens there, or there is no way there.
     #[error("no way to the broker")]
     Unreachable(#[source] io::Error),
@@ -54,7 +44,7 @@ impl LinkError {
     /// that was asked for was never used.
     pub(super) fn is_before_connect(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Pem { .. } | Self::Tls(_) | Self::Unreachable(_) => true,
+            Self::Access(_) | Self::Unreachable(_) => true,
             Self::Silent | Self::Overrun | Self::LoopGone => false,
             Self::Connection(error) => matches!(
                 **error,
@@ -70,20 +60,17 @@ impl LinkError {
         match self {
             Self::Silent => true,
             Self::Connection(error) => matches!(**error, ConnectionError::Timeout(_)),
-            Self::File { .. }
-            | Self::Pem { .. }
-            | Self::Tls(_)
-            | Self::Unreachable(_)
-            | Self::Overrun
-            | Self::LoopGone => false,
+            Self::Access(_) | Self::Unreachable(_) | Self::Overrun | Self::LoopGone => false,
         }
     }
 
     /// What the device's status says.
     pub(super) fn trouble(&self) -> Trouble {
         let reason = match self {
-            Self::File { .. } | Self::Pem { .. } => Reason::BrokerFileUnreadable,
-            Self::Tls(_) => Reason::BrokerCertificate,
+            Self::Access(AccessError::File { .. } | AccessError::Pem { .. }) => {
+                Reason::BrokerFileUnreadable
+            }
+            Self::Access(AccessError::Tls(_)) => Reason::BrokerCertificate,
             Self::Unreachable(_) | Self::Silent | Self::Overrun | Self::LoopGone => {
                 Reason::BrokerUnreachable
             }

@@ -20,7 +20,6 @@ mod payload;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod topics;
 mod upward;
 
@@ -39,7 +38,7 @@ use tracing::{debug, info, warn};
 use self::backoff::Backoff;
 use self::connection::Connection;
 use self::error::LinkError;
-use self::tls::Credentials;
+use crate::broker::Credentials;
 use crate::clock::Clock;
 use crate::inbox::{Inbox, Request};
 use crate::published::{Link as Reach, Published};
@@ -77,9 +76,9 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let Tells { troubles, link: reach } = tells;
-    if settings.broker.is_exposed() {
-        warn!(broker = %settings.broker, reason = %Reason::PlainMqtt, "the broker is reached without TLS beyond loopback");
-        let details = format!("{}: {}", settings.broker, Reason::PlainMqtt.sentence());
+    if settings.access.broker.is_exposed() {
+        warn!(broker = %settings.access.broker, reason = %Reason::PlainMqtt, "the broker is reached without TLS beyond loopback");
+        let details = format!("{}: {}", settings.access.broker, Reason::PlainMqtt.sentence());
         let trouble = Trouble { reason: Reason::PlainMqtt, details };
         troubles.send_modify(|all| drop(Arc::make_mut(all).insert(EXPOSED.to_owned(), trouble)));
     }
@@ -127,7 +126,7 @@ impl Link {
             };
             past.silent = error.is_silence();
             self.tell(&error);
-            let delay = backoff.next(tls::ticket());
+            let delay = backoff.next(backoff::ticket());
             debug!(?delay, "the next attempt waits");
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -138,7 +137,7 @@ impl Link {
 
     /// Connects and serves. `Ok` is a clean end, asked for.
     async fn attempt(&self, past: &mut Past, backoff: &mut Backoff) -> Result<(), LinkError> {
-        let credentials = Credentials::read(&self.settings).await?;
+        let credentials = Credentials::read(&self.settings.access).await?;
         if past.silent {
             self.knock().await?;
         }
@@ -177,7 +176,7 @@ impl Link {
 
     /// Whether anyone is there. Costs no epoch, which costs a write.
     async fn knock(&self) -> Result<(), LinkError> {
-        let broker = &self.settings.broker;
+        let broker = &self.settings.access.broker;
         let greeting = TcpStream::connect((broker.host.as_str(), broker.port));
         match time::timeout(CONNECT_DEADLINE, greeting).await {
             Ok(Ok(_)) => Ok(()),
@@ -204,7 +203,7 @@ impl Link {
     /// Says what is wrong: in the status always, in the log once per change.
     fn tell(&self, error: &LinkError) {
         let mut trouble = error.trouble();
-        trouble.details = format!("{}: {}", self.settings.broker, trouble.details);
+        trouble.details = format!("{}: {}", self.settings.access.broker, trouble.details);
         if set_trouble(&self.troubles, Some(trouble.clone())) {
             warn!(reason = %trouble.reason, details = %trouble.details, "no connection to the broker; trying again");
         } else {

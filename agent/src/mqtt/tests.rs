@@ -1,6 +1,5 @@
 //! Against a real broker, with a task in the loop's place.
 
-mod broker;
 mod device;
 mod documents;
 mod levels;

@@ -4,6 +4,7 @@
 //!   settle ─▶ bridge     one per environment, marked ours by its alias
 //!          ─▶ rules ─▶ nft   one table, replaced as a whole, and only when it has to be
 //!   attach ─▶ namespace  a mounted namespace per replica, a pair of interfaces into it
+//!   open   ─▶ lookout    one of the environment's own, for what is asked on behalf of its apps
 //!   observe ◀─ board     links, addresses, routes, mounted namespaces
 //! ```
 //!
@@ -15,6 +16,7 @@ mod apart;
 mod board;
 mod bridge;
 mod error;
+mod lookout;
 mod namespace;
 mod nft;
 mod rules;
@@ -40,7 +42,7 @@ use self::board::{Board, gateway};
 use self::error::NetlinkError;
 use self::rules::{Gate, Rules};
 use crate::config::{Config, HostPort};
-use crate::network::{Network, NetworkError, ObservedNetwork, Redirects};
+use crate::network::{Lookout, Network, NetworkError, ObservedNetwork, Redirects, Vantage};
 use crate::report::Chain;
 
 /// The kernel's switch for forwarding, of the network namespace that the thread is in.
@@ -142,6 +144,7 @@ impl Netlink {
         })?;
         settled.environments = Some(standing.clone());
         troubles.extend(self.settle_rules(&mut settled, &standing)?);
+        lookout::close_others(&self.netns, environments)?;
         Ok(troubles)
     }
 
@@ -259,6 +262,26 @@ impl Network for Netlink {
 
     fn netns(&self, replica: &ReplicaName) -> PathBuf {
         self.netns.join(replica.as_str())
+    }
+}
+
+impl Lookout for Netlink {
+    async fn open(&self, environment: &EnvironmentName) -> Result<Vantage, NetworkError> {
+        let (this, environment) = (self.clone(), environment.clone());
+        let opening = apart(move || {
+            let _settled = this.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            lookout::open(&this.netns, &environment)
+        });
+        Ok(opening.await?)
+    }
+
+    async fn close(&self, environment: &EnvironmentName) -> Result<(), NetworkError> {
+        let (this, environment) = (self.clone(), environment.clone());
+        let closing = apart(move || {
+            let _settled = this.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            lookout::close(&this.netns, &environment)
+        });
+        Ok(closing.await?)
     }
 }
 

@@ -52,12 +52,17 @@ pub(super) fn outside(replica: &ReplicaName) -> String {
     format!("skv{}", replica.short())
 }
 
-/// Makes namespace and interface of a replica stand, whether nothing, half of it or all of it is there.
+/// Makes a replica's namespace and interface stand.
 pub(super) fn attach(replica: &ReplicaName, place: &Place) -> Result<(), NetlinkError> {
+    stand(&outside(replica), place)
+}
+
+/// Makes the namespace of `place` and its interface stand, whether nothing, half of it or all of it is there; on the
+/// board the interface is called `outside`.
+pub(super) fn stand(outside: &str, place: &Place) -> Result<(), NetlinkError> {
     let home = this_network()?;
     join_mounts_of_init()?;
     let (inside, fresh) = stand_up(&place.netns, &home)?;
-    let outside = outside(replica);
     let furnished = !fresh && {
         enter(&inside)?;
         let furnished = connected(async |handle| is_furnished(&handle, place).await)?;
@@ -65,7 +70,7 @@ pub(super) fn attach(replica: &ReplicaName, place: &Place) -> Result<(), Netlink
         furnished
     };
     let made =
-        connected(async |handle| link_up(&handle, &outside, place, &inside, furnished).await)?;
+        connected(async |handle| link_up(&handle, outside, place, &inside, furnished).await)?;
     if made {
         enter(&inside)?;
         connected(async |handle| furnish(&handle, place).await)?;
@@ -73,12 +78,17 @@ pub(super) fn attach(replica: &ReplicaName, place: &Place) -> Result<(), Netlink
     Ok(())
 }
 
-/// Removes namespace and interface of a replica, whatever there is of them.
+/// Removes a replica's namespace and interface.
 pub(super) fn detach(replica: &ReplicaName, netns: &Path) -> Result<(), NetlinkError> {
+    remove(&outside(replica), netns)
+}
+
+/// Removes a namespace and its interface, whatever there is of them.
+pub(super) fn remove(outside: &str, netns: &Path) -> Result<(), NetlinkError> {
     // The interface first: it would go with the namespace, but later, and its address would not be free until then.
     connected(async |handle| {
         let board = Board::read(&handle).await?;
-        let Some(link) = board.link(&outside(replica)) else { return Ok(()) };
+        let Some(link) = board.link(outside) else { return Ok(()) };
         match handle.link().del(link.index).execute().await {
             Err(rtnetlink::Error::NetlinkError(answer))
                 if answer.raw_code() == -(Errno::ENODEV as i32) =>

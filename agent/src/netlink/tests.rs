@@ -92,6 +92,46 @@ fn what_was_attached_is_observed_and_after_detaching_nothing_is_left() {
 }
 
 #[test]
+fn from_a_lookout_is_reached_what_a_container_reaches_and_it_leaves_nothing() {
+    on_a_board(async |bed| {
+        let netlink = bed.netlink();
+        let [web, api] = bed.two_replicas(&netlink).await;
+        let (default, none) = (EnvironmentName::default(), "none".parse().unwrap());
+        netlink.open(&none).await.unwrap_err();
+        let vantage = netlink.open(&default).await.unwrap();
+        assert_eq!(vantage.address, Ipv4Addr::new(10, 231, 0, 254));
+        let namespace = inode(&vantage.netns);
+        assert_eq!(netlink.open(&default).await.unwrap(), vantage);
+        assert_eq!(inode(&vantage.netns), namespace, "made anew without need");
+        assert_eq!(netlink.observe().await.unwrap().namespaces.len(), 2, "it is no replica");
+
+        let inside = File::open(&vantage.netns).unwrap();
+        let _servers = [&web, &api, &bed.lan].map(|machine| listen(machine, 8080));
+        let _board = [80, 22].map(|port| listen(&here(), port));
+        for (to, expected) in [
+            ("10.231.0.5:8080".to_owned(), Ok(())),
+            (format!("{LAN}:8080"), Ok(())),
+            ("10.231.0.1:80".to_owned(), Ok(())),
+            ("10.231.0.1:22".to_owned(), Err(ErrorKind::ConnectionRefused)),
+            (format!("{BOARD}:22"), Err(ErrorKind::ConnectionRefused)),
+            ("127.0.0.1:22".to_owned(), Err(ErrorKind::ConnectionRefused)),
+            ("10.231.1.5:8080".to_owned(), Err(ErrorKind::TimedOut)),
+        ] {
+            assert_eq!(connect(&inside, &to), expected, "{to}");
+        }
+        drop(inside);
+        netlink.close(&default).await.unwrap();
+        netlink.close(&default).await.unwrap();
+        assert!(!vantage.netns.exists() && !sh("ip -o link").contains("skl"));
+
+        // One that nobody closed goes with its environment.
+        netlink.open(&default).await.unwrap();
+        netlink.settle(&environments(&[])).await.unwrap();
+        assert!(!vantage.netns.exists() && !sh("ip -o link").contains("skl"));
+    });
+}
+
+#[test]
 fn a_successor_with_the_same_address_is_reached_at_once() {
     on_a_board(async |bed| {
         let netlink = bed.netlink();

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use domain::model::ReplicaName;
@@ -18,18 +18,15 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::elsewhere::{Elsewhere, Obstacle};
+use crate::dial::{Elsewhere, Obstacle, tls};
+use crate::network::Vantage;
 use crate::runtime::{Exec, RuntimeError};
 
 /// The most that the head of an answer may take; its body is not read.
@@ -64,7 +61,7 @@ impl<E: Exec> Asker<E> {
             }),
             Ask::Http { host, port, path, https, headers } => {
                 let whom = self.whom(replica, address, host.as_deref(), *port);
-                let tls = https.then(|| self.tls.get_or_init(connector).clone()).transpose();
+                let tls = https.then(|| self.tls.get_or_init(tls::to_anyone).clone()).transpose();
                 request(&whom.to_string(), path, headers)
                     .and_then(|request| Ok(Question { whom, tls: tls?, request: Some(request) }))
             }
@@ -93,8 +90,7 @@ impl<E: Exec> Asker<E> {
         match host {
             None => Whom::Replica(SocketAddr::from((own, port))),
             Some(host) => Whom::Elsewhere(Elsewhere {
-                netns: self.netns_dir.join(replica.as_str()),
-                replica: own,
+                from: Vantage { netns: self.netns_dir.join(replica.as_str()), address: own },
                 host: host.to_owned(),
                 port,
             }),
@@ -246,56 +242,4 @@ fn request(
 /// The kind says what people know it by: `connection refused`.
 fn told(error: &io::Error) -> String {
     if error.raw_os_error().is_some() { error.kind().to_string() } else { error.to_string() }
-}
-
-fn connector() -> Result<TlsConnector, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Anyone(Arc::clone(&provider)));
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// Takes any certificate, as the kubelet does: a probe asks whether the app answers, at an address that is ours, and
-/// tells it nothing.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

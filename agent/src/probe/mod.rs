@@ -11,8 +11,6 @@
 //! replica's network, and a command is run in the container by whoever runs containers.
 
 mod ask;
-mod elsewhere;
-mod names;
 #[cfg(test)]
 mod tests;
 

@@ -55,6 +55,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         // Routes first: a replica that is about to stop must not get another request.
         send(&self.publisher.routes, view::routes(scene));
         send(&self.publisher.probes, view::probes(&self.state, &fleet));
+        send(&self.publisher.samples, view::samples(scene));
         send(&self.publisher.zones, view::zones(scene));
         send(&self.publisher.announcements, view::announcements(scene));
         let statuses = self.statuses(scene);

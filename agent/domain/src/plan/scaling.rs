@@ -8,7 +8,8 @@ use super::{Doing, Memory, World, trouble};
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::Trouble;
-use crate::scale::{self, Decision, Scaler, Sight, Terms};
+use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
+use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
@@ -96,9 +97,24 @@ fn one(
     scaled.wakes = 0 < count && (scaled.wakes || !awake);
     scaled.again = again.into_iter().chain(asks.again).min();
     scaled.by = by;
-    scaled.trouble = asks.trouble;
+    scaled.trouble = asks.trouble.or_else(|| unreadable(record, revision));
     after.insert(revision.name.clone(), scaled);
     Some(count)
+}
+
+/// Why a rule is not sampled.
+fn unreadable(record: &AppRecord, revision: &RevisionRecord) -> Option<Trouble> {
+    let rules = &revision.template.scale.rules;
+    let document = record.document_of(revision).filter(|_| !rules.is_empty())?;
+    let secrets = secrets::known(record, document);
+    rules.iter().find_map(|rule| match scale::read(rule, &revision.template, &secrets) {
+        Err(why @ Unreadable::Metadata { .. }) => {
+            Some(trouble(Reason::InvalidValue, format!("rule {}: {why}", rule.name)))
+        }
+        Ok(_) | Err(Unreadable::UnknownType(_) | Unreadable::Scheduled | Unreadable::Counted) => {
+            None
+        }
+    })
 }
 
 /// Its bounds and its rules allow it to have no replica.

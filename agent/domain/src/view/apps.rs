@@ -266,7 +266,7 @@ fn revision_trouble(
         && !waits
         && !renews
     {
-        return None;
+        return scene.memory.scale_trouble(&revision.name).cloned();
     }
     if let Some(trouble) = scene.memory.trouble(&revision.name) {
         return Some(trouble.clone());

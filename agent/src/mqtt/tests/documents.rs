@@ -1,8 +1,8 @@
 //! Documents on their way down.
 
-use super::broker::Broker;
 use super::device::{Answer, Asked, Device};
 use super::observer::Observer;
+use crate::broker::testing::Broker;
 use crate::inbox::Subject;
 
 fn document(asked: &Asked) -> Option<(&str, &[u8])> {

@@ -12,10 +12,10 @@ use expect_test::expect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::broker::Broker;
 use super::device::{Asked, Device, status};
 use super::observer::Observer;
 use super::within;
+use crate::broker::testing::Broker;
 use crate::published::DeviceState;
 
 fn delivered(all: &[Asked]) -> Vec<u64> {

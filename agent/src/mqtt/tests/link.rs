@@ -8,9 +8,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 
-use super::broker::{Broker, free_port};
 use super::device::{Device, status};
 use super::observer::Observer;
+use crate::broker::testing::{Broker, free_port};
 use crate::mqtt::Session;
 
 #[tokio::test]
@@ -136,8 +136,8 @@ async fn a_wrong_password_is_said_and_a_right_one_is_read_anew() {
     }
     broker.resume().await;
     let mut device = Device::on(broker.port);
-    device.settings.username = "pi".to_owned();
-    device.settings.password_file = Some(broker.dir.path().join("password"));
+    device.settings.access.username = "pi".to_owned();
+    device.settings.access.password_file = Some(broker.dir.path().join("password"));
     let _power = device.start();
     let details = device.trouble(Some(Reason::BrokerFileUnreadable)).await;
     assert!(details.contains("/password: No such file"), "{details}");
@@ -192,8 +192,8 @@ async fn tls_needs_the_right_authority_and_the_right_certificate_and_reads_both_
     let trusted = broker.file("trusted.pem", &stranger.pem);
     let (cert, key) = stranger.sign("pi", ExtendedKeyUsagePurpose::ClientAuth);
     let own = (broker.file("pi.pem", &cert), broker.file("pi.key", &key));
-    device.settings.ca = Some(trusted.into());
-    device.settings.identity = Some((own.0.into(), own.1.into()));
+    device.settings.access.ca = Some(trusted.into());
+    device.settings.access.identity = Some((own.0.into(), own.1.into()));
     let _power = device.start();
     let details = device.trouble(Some(Reason::BrokerCertificate)).await;
     assert!(details.contains("UnknownIssuer"), "{details}");

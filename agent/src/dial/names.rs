@@ -1,4 +1,4 @@
-//! The address of a host that a probe names, asked of the environment's own name server: one question, one answer.
+//! The address of a host that a document names, asked of the environment's own name server: one question, one answer.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time;
 
-/// The name server is on this board; it is asked again after this long, until the probe's own time is up.
+/// The name server is on this board; it is asked again after this long, until the caller's own time is up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the name server sends at most over UDP.

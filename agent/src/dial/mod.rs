@@ -1,8 +1,11 @@
-//! Connections to a host that a probe names: made from within the replica's network, so that its rules hold for them
-//! and its loopback is the app's.
+//! Connections to hosts that a document names: made from within the network of the replica or the environment on whose
+//! behalf they are asked, so that its rules hold for them and the loopback is not the board's.
 //!
-//! A socket belongs to the network that it was made in, whoever uses it. So a thread of its own enters the replica's
-//! network, makes two sockets there and ends; the rest is as with any other socket.
+//! A socket belongs to the network that it was made in, whoever uses it. So a thread of its own enters that network,
+//! makes two sockets there and ends; the rest is as with any other socket.
+
+mod names;
+pub mod tls;
 
 use std::fs::File;
 use std::io;
@@ -16,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
-use super::names;
+use crate::network::Vantage;
 
 /// Every environment has a subnet of this size, with its name server at the first address.
 const SUBNET_BITS: u8 = 24;
@@ -24,32 +27,30 @@ const SUBNET_BITS: u8 = 24;
 /// The port of the name server.
 const DNS_PORT: u16 = 53;
 
-/// A host of the document's choice, as one replica reaches it.
+/// A host of the document's choice, as it is reached from one place.
 #[derive(Debug, Clone)]
-pub(super) struct Elsewhere {
-    /// The replica's network.
-    pub(super) netns: PathBuf,
-    /// The replica's address.
-    pub(super) replica: Ipv4Addr,
+pub struct Elsewhere {
+    /// From where.
+    pub from: Vantage,
     /// A name, or an address.
-    pub(super) host: String,
+    pub host: String,
     /// Its port.
-    pub(super) port: u16,
+    pub port: u16,
 }
 
 /// What is in the way of a connection.
 #[derive(Debug)]
-pub(super) enum Obstacle {
-    /// The replica's network cannot be entered: it is about to go, or the board is out of something.
+pub enum Obstacle {
+    /// The network cannot be entered: it is about to go, or the board is out of something.
     Ours(io::Error),
     /// The host has no address, or cannot be reached.
     Theirs(io::Error),
 }
 
 impl Elsewhere {
-    /// A connection, and to where.
-    pub(super) async fn connect(&self) -> Result<(TcpStream, SocketAddr), Obstacle> {
-        let sockets = sockets(self.netns.clone()).await.map_err(Obstacle::Ours)?;
+    /// A connection, and to where. Waits as long as the kernel does: a deadline is the caller's.
+    pub async fn connect(&self) -> Result<(TcpStream, SocketAddr), Obstacle> {
+        let sockets = sockets(self.from.netns.clone()).await.map_err(Obstacle::Ours)?;
         let address = match self.host.parse() {
             Ok(address) => address,
             Err(_) if self.host.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST,
@@ -61,7 +62,7 @@ impl Elsewhere {
     }
 
     async fn resolve(&self, socket: std::net::UdpSocket) -> Result<Ipv4Addr, Obstacle> {
-        let subnet = Ipv4Net::new(self.replica, SUBNET_BITS)
+        let subnet = Ipv4Net::new(self.from.address, SUBNET_BITS)
             .map_err(|error| Obstacle::Ours(io::Error::other(error)))?;
         let socket = UdpSocket::from_std(socket).map_err(Obstacle::Ours)?;
         let server = (IpAddr::from(ipam::gateway(subnet)), DNS_PORT);
@@ -78,8 +79,8 @@ struct Sockets {
 async fn sockets(netns: PathBuf) -> io::Result<Sockets> {
     let (done, made) = oneshot::channel();
     // What a thread enters it never leaves, so it is none of the runtime's.
-    thread::Builder::new().name("probe".to_owned()).spawn(move || {
-        // The try may be over by now: then nobody is there to be told.
+    thread::Builder::new().name("dial".to_owned()).spawn(move || {
+        // The attempt may be over by now: then nobody is there to be told.
         let _ = done.send(make(&netns));
     })?;
     made.await.map_err(|_| io::Error::other("the thread panicked"))?

@@ -4,30 +4,33 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::time;
 
-use super::within;
+/// A slow machine starts a broker in less.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker on a free loopback port. Nothing it knows outlives its process.
-pub(super) struct Broker {
-    pub(super) port: u16,
-    pub(super) dir: TempDir,
+pub(crate) struct Broker {
+    pub(crate) port: u16,
+    pub(crate) dir: TempDir,
     process: Option<Child>,
 }
 
 impl Broker {
     /// Starts a broker with further lines of configuration; `None`, with a word why, where there is no mosquitto.
-    pub(super) async fn start(config: &str) -> Option<Self> {
+    pub(crate) async fn start(config: &str) -> Option<Self> {
         let mut broker = Self::reserve(config)?;
         broker.resume().await;
         Some(broker)
     }
 
     /// A broker that is not running yet. `{dir}` in the configuration is its folder.
-    pub(super) fn reserve(config: &str) -> Option<Self> {
+    pub(crate) fn reserve(config: &str) -> Option<Self> {
         if !Path::new("/usr/sbin/mosquitto").exists() {
             println!("skipped: /usr/sbin/mosquitto is not installed");
             return None;
@@ -44,7 +47,7 @@ impl Broker {
         Some(Self { port, dir, process: None })
     }
 
-    pub(super) async fn resume(&mut self) {
+    pub(crate) async fn resume(&mut self) {
         let config = self.dir.path().join("m.conf");
         let mut command = Command::new("/usr/sbin/mosquitto");
         command
@@ -59,23 +62,23 @@ impl Broker {
                 tokio::task::yield_now().await;
             }
         };
-        within("the broker to listen", listens).await;
+        time::timeout(PATIENCE, listens).await.expect("the broker listens in time");
     }
 
     /// Ends it without warning; what it knew is lost.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().await.unwrap();
         }
     }
 
-    pub(super) fn file(&self, name: &str, content: &str) -> String {
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.dir.path().join(name);
         fs::write(&path, content).unwrap();
         path.display().to_string()
     }
 }
 
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
