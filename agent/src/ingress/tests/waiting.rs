@@ -81,13 +81,15 @@ fn shared(settings: Settings, table: Arc<RouteTable>) -> (watch::Sender<Arc<Rout
 #[tokio::test]
 async fn who_came_first_is_called_first_and_nobody_waits_for_another_revision() {
     let at = |port| [SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)];
-    let (routes, shared) = shared(settings(), two(&[], &[]));
+    // Twenty have room.
+    let bounded = Settings { waiting_bytes_max: 200, ..settings() };
+    let (routes, shared) = shared(bounded, two(&[], &[]));
     let ask = |number: usize, revision: u32| {
         let shared = &shared;
         async move {
             let host = format!("hello--{revision}.default.pi.internal");
             let mut errand = Errand::new(&host, &Side::Lan, shared);
-            let (busy, _) = errand.reserve(shared, || 0).await.unwrap();
+            let (busy, _) = errand.reserve(shared, || 10).await.unwrap();
             (number, busy.upstream().address.port())
         }
     };
