@@ -175,12 +175,12 @@ impl Wake for Wakes {
 #[tokio::test(start_paused = true)]
 async fn no_timer_runs_while_nobody_asks() {
     let still = Still::new(vec![app("hello", &[at(1)])]);
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(Arc::clone(&wakes));
+    let rung = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&rung));
     let stop = CancellationToken::new();
     let mut windows = demand::run(Arc::clone(&still.shared), stop).boxed();
     let mut turn = || assert!(windows.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let woken = || wakes.0.load(Ordering::SeqCst);
+    let woken = || rung.0.load(Ordering::SeqCst);
     turn();
     time::sleep(Duration::from_hours(1)).await;
     assert_eq!(woken(), 0, "at rest from the beginning");

@@ -34,13 +34,16 @@ fn sleeping() -> Vec<Service> {
 
 #[tokio::test]
 async fn a_request_wakes_its_revision_and_is_served_by_the_first_replica() {
-    let mut bench = Bench::start(settings(), sleeping());
+    let brief = Settings { window: Duration::from_millis(10), ..settings() };
+    let mut bench = Bench::start(brief, sleeping());
     let lan = bench.lan().await;
     let mut clients = Vec::new();
     for waiting in 1..=30 {
         clients.push(client(lan, GET).await);
         bench.waiting(waiting).await;
     }
+    let calls = |demand: &Arc<Demand>| demand.values().any(|asked| asked.waiting != 0);
+    time::timeout(PATIENCE, bench.demand.wait_for(calls)).await.expect("it is told").unwrap();
     let awake = named("awake").await;
     // Other tables in between call nobody.
     bench.change(vec![asleep("hello", Sleep::Wakes), app("other", &[awake])]);
@@ -52,6 +55,8 @@ async fn a_request_wakes_its_revision_and_is_served_by_the_first_replica() {
     }
     bench.waiting(0).await;
     bench.open(0).await;
+    let rests = bench.demand.wait_for(|demand| demand.is_empty());
+    time::timeout(PATIENCE, rests).await.expect("the last window is told").unwrap();
 }
 
 /// An app of two revisions, each with these replicas, or asleep without any.
@@ -81,13 +86,15 @@ fn shared(settings: Settings, table: Arc<RouteTable>) -> (watch::Sender<Arc<Rout
 #[tokio::test]
 async fn who_came_first_is_called_first_and_nobody_waits_for_another_revision() {
     let at = |port| [SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)];
-    let (routes, shared) = shared(settings(), two(&[], &[]));
+    // Twenty have room.
+    let bounded = Settings { waiting_bytes_max: 200, ..settings() };
+    let (routes, shared) = shared(bounded, two(&[], &[]));
     let ask = |number: usize, revision: u32| {
         let shared = &shared;
         async move {
             let host = format!("hello--{revision}.default.pi.internal");
             let mut errand = Errand::new(&host, &Side::Lan, shared);
-            let (busy, _) = errand.reserve(shared, || 0).await.unwrap();
+            let (busy, _) = errand.reserve(shared, || 10).await.unwrap();
             (number, busy.upstream().address.port())
         }
     };
