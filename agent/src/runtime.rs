@@ -28,11 +28,27 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn create(&self, order: &ReplicaOrder)
     -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Runs the init containers in order, then starts the others, in the network namespace of the order.
+    /// Runs the init containers in order and makes the processes of the others without starting them, in the network
+    /// namespace of the order: a start has next to nothing left to do. What runs already is left as it is.
+    fn arm(&self, order: &ReplicaOrder) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Runs the init containers in order, then starts the others, in the network namespace of the order. Those of an
+    /// armed replica are started as they are, and a frozen one is thawed.
     fn start(&self, order: &ReplicaOrder) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
+    /// Pauses a running replica: none of its processes makes progress until it is thawed, also if the agent goes away.
+    /// Its memory is offered back to the board where the kernel can take it. Waits for commands in its containers to
+    /// end, and begins none until it is thawed. An error leaves it thawed.
+    fn freeze(
+        &self,
+        replica: &ReplicaName,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Lets a frozen replica go on where it was paused; one that is not frozen is left as it is.
+    fn thaw(&self, replica: &ReplicaName) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
     /// Starts one container of a running replica afresh: a new root file system, the same network and volumes. One that
-    /// still runs gets SIGTERM, and SIGKILL after `grace`.
+    /// still runs gets SIGTERM, and SIGKILL after `grace`. A frozen replica is thawed first, all of it.
     fn restart(
         &self,
         order: &ReplicaOrder,
@@ -40,7 +56,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// SIGTERM, SIGKILL after `grace`, then removes everything of the replica but its network. Zero kills at once.
+    /// SIGTERM, SIGKILL after `grace`, then removes everything of the replica but its network. Zero kills at once. A frozen
+    /// replica is thawed first; containers that were never started are removed without asking them.
     fn stop(
         &self,
         replica: &ReplicaName,
@@ -63,6 +80,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 /// Runs commands in containers. Apart from [`Runtime`], as the prober needs nothing else of it.
 pub trait Exec: Clone + Send + Sync + 'static {
     /// Runs a command beside a container's process and waits for its end; past `limit` it is killed, which is an error.
+    /// In a frozen container none is begun: that is [`RuntimeError::Unavailable`], as it tells nothing of the app.
     fn exec(
         &self,
         replica: &ReplicaName,

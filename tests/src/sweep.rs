@@ -20,6 +20,10 @@ pub(crate) fn sweep(lan: &Lan) {
     if !lan.dir().exists() && !lan.netns().exists() {
         return;
     }
+    // What is frozen does not die.
+    for cgroup in cgroups(&name) {
+        thaw(&cgroup);
+    }
     // Containers first: a shim that dies leaves them running with nobody to ask about them.
     end_all(|pid| in_cgroup(pid, &name) || is_container(pid, lan.dir()));
     end_all(|pid| belongs(pid, lan));
@@ -114,6 +118,18 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
         .map(|dir| dir.join(name))
         .filter(|dir| dir.is_dir())
         .collect()
+}
+
+/// Both versions of the freezer: one of the files is there.
+fn thaw(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = entry.path().join(file);
+            if file.exists() {
+                let _ = fs::write(file, word);
+            }
+        }
+    }
 }
 
 fn remove_cgroup(dir: &Path) {

@@ -108,11 +108,18 @@ pub struct Place {
 /// What was seen of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
-    /// A record without a process: made and not started, or its process is gone without a trace.
+    /// A record without a process: none was made yet, or it is gone without a trace.
     Created,
+    /// Its process is made and waits to be started: nothing of the image has run yet. It stands by.
+    Armed,
     /// Its process runs.
     Running {
         /// When it was first seen running, or started by us.
+        since: Moment,
+    },
+    /// Its process was started and is paused in the freezer: it makes no progress and answers nobody. It stands by.
+    Frozen {
+        /// When it was first seen frozen.
         since: Moment,
     },
     /// Its process ended. Started again once its back-off is over.

@@ -14,7 +14,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
-use containerd_client::types::v1::Process;
+use containerd_client::types::v1::{Process, Status as TaskStatus};
 use domain::model::ReplicaName;
 use prost_types::Any;
 
@@ -186,6 +186,11 @@ impl Calls {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("look at a task", &status)),
         }
+    }
+
+    /// A container's process is known to be made and not started.
+    pub(super) async fn is_armed(&self, id: &str) -> bool {
+        self.task(id).await.ok().flatten().is_some_and(|task| task.status() == TaskStatus::Created)
     }
 
     /// Returns when the process has ended, at once if there is none. Has no deadline: the caller sets one.

@@ -1,8 +1,9 @@
-//! What the board's kernel can limit, and whether it killed for memory. Reads; never writes: runc does that.
+//! What the board's kernel can limit, and whether it killed for memory. Reads; never writes: runc does that, and `freezer`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::freezer::Freezer;
 use super::survey::kib;
 
 /// Where every distribution mounts it.
@@ -65,6 +66,11 @@ impl Cgroups {
             shares: has("cpu"),
             pids: has("pids"),
         }
+    }
+
+    /// What pauses the processes of a group.
+    pub(super) fn freezer(&self) -> Freezer {
+        Freezer::below(&self.root, self.v2)
     }
 
     /// Memory of the group at `path` that the kernel cannot drop at once, in bytes.

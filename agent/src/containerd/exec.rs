@@ -9,6 +9,7 @@
 //! shim starts a command leaves a process that the shim has given up; it is known by its mark. The shim that runs the command is
 //! the replica's own, and all of its containers hang on it: it is never given one stream without the other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -62,6 +63,25 @@ pub(super) struct Execs {
     run: String,
     count: AtomicU64,
     turns: Semaphore,
+    /// How many are under way, by container.
+    underway: watch::Sender<BTreeMap<String, usize>>,
+}
+
+/// A command under way in a container, as those who freeze it must know.
+struct Underway {
+    container: String,
+    all: watch::Sender<BTreeMap<String, usize>>,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.all.send_modify(|all| {
+            if let Some(count) = all.get_mut(&self.container) {
+                *count -= 1;
+            }
+            all.retain(|_, count| 0 < *count);
+        });
+    }
 }
 
 /// One command's id, and the pipe that it writes to.
@@ -80,6 +100,38 @@ impl Execs {
             run: format!("{:x}", since_boot.as_nanos()),
             count: AtomicU64::new(0),
             turns: Semaphore::new(AT_ONCE),
+            underway: watch::Sender::default(),
+        }
+    }
+
+    /// Takes note of a command that is to begin, unless its container is frozen.
+    fn enter(&self, container: &str, is_frozen: impl FnOnce() -> bool) -> Option<Underway> {
+        let entered = self.underway.send_if_modified(|all| {
+            let enters = !is_frozen();
+            if enters {
+                *all.entry(container.to_owned()).or_default() += 1;
+            }
+            enters
+        });
+        let underway = || Underway { container: container.to_owned(), all: self.underway.clone() };
+        entered.then(underway)
+    }
+
+    /// Does `work` once no command is under way in these containers, and before the next one begins.
+    pub(super) async fn between<T>(&self, containers: &[String], work: impl Fn() -> T) -> T {
+        let mut changes = self.underway.subscribe();
+        loop {
+            let mut done = None;
+            self.underway.send_if_modified(|all| {
+                if !containers.iter().any(|id| all.contains_key(id)) {
+                    done = Some(work());
+                }
+                false
+            });
+            if let Some(done) = done {
+                return done;
+            }
+            changes.changed().await.expect("the sender is here");
         }
     }
 
@@ -164,6 +216,11 @@ impl<I: ImageSource> Exec for Containerd<I> {
         let no_pipe = |error: io::Error| {
             let details = format!("no pipe for a command in container {container:?}: {error}");
             RuntimeError::Unavailable(details)
+        };
+        let is_frozen = || self.shared.freezer.is_frozen(&self.cgroup_path(&id));
+        let Some(_underway) = execs.enter(&id, is_frozen) else {
+            let details = format!("container {container:?} is frozen: no command can run in it");
+            return Err(RuntimeError::Unavailable(details));
         };
         let exec = execs.name(&id);
         let process = calls.process(&id, &exec, command).await?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   make     record + root file system
+//!   arm      init containers, each to its end ─▶ processes of the others, which wait
 //!   start    init containers, each to its end ─▶ the others, in order
 //!   restart  end ─▶ remove ─▶ make ─▶ start, in the same network and volumes
 //! ```
@@ -139,7 +140,26 @@ impl<I: ImageSource> Containerd<I> {
         Ok(NewContainer { id, image: image_name.to_owned(), labels, extensions, spec })
     }
 
+    pub(super) async fn arm_all(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        let ended = self.initialise(order).await?;
+        for container in &order.template.containers {
+            self.task(order, container, Role::Main).await?;
+        }
+        self.clear_away(order, &ended).await;
+        Ok(())
+    }
+
     pub(super) async fn start_all(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        let ended = self.initialise(order).await?;
+        for container in &order.template.containers {
+            self.begin(order, container, Role::Main).await?;
+        }
+        self.clear_away(order, &ended).await;
+        Ok(())
+    }
+
+    /// Runs the init containers that are not done. The ids of all of them: their remains are to be cleared away.
+    async fn initialise(&self, order: &ReplicaOrder) -> Result<Vec<String>, RuntimeError> {
         // The shim leaves with its last container. So an init container's remains stay until a later one has come,
         // and one shim serves the replica from its first to its last.
         let mut ended = Vec::new();
@@ -149,15 +169,15 @@ impl<I: ImageSource> Containerd<I> {
             }
             ended.push(container_id(&order.replica, &container.name));
         }
-        for container in &order.template.containers {
-            self.begin(order, container, Role::Main).await?;
-        }
+        Ok(ended)
+    }
+
+    async fn clear_away(&self, order: &ReplicaOrder, ended: &[String]) {
         for removed in join_all(ended.iter().map(|id| self.remove(id))).await {
             if let Err(error) = removed {
                 warn!(replica = %order.replica, %error, "an init container's remains are left until the stop");
             }
         }
-        Ok(())
     }
 
     async fn run_to_end(
@@ -188,19 +208,19 @@ impl<I: ImageSource> Containerd<I> {
         Err(failure(Reason::InitContainerFailed, details))
     }
 
-    /// Makes a container run; one that runs, or that has run and ended, is left as it is.
+    /// Makes a container run; one that runs, or that has run and ended, is left as it is, but for being frozen.
     async fn begin(
         &self,
         order: &ReplicaOrder,
         container: &Container,
         role: Role,
     ) -> Result<(), RuntimeError> {
-        match self.task(order, container, role).await? {
+        let task = self.task(order, container, role).await?;
+        let id = container_id(&order.replica, &container.name);
+        self.shared.thaw_one(&id)?;
+        match task {
             Task::Runs | Task::Ended(_) => Ok(()),
-            Task::Ready => {
-                let id = container_id(&order.replica, &container.name);
-                self.start_task(order, container, &id).await
-            }
+            Task::Ready => self.start_task(order, container, &id).await,
         }
     }
 
@@ -213,6 +233,11 @@ impl<I: ImageSource> Containerd<I> {
     ) -> Result<Task, RuntimeError> {
         let calls = &self.shared.calls;
         let id = container_id(&order.replica, &container.name);
+        // Armed before, most likely; whatever is in the way of this look is told by the next call.
+        if let Some(task) = calls.task(&id).await.ok().flatten().and_then(|task| found(Some(task)))
+        {
+            return Ok(task);
+        }
         let streams = self.shared.streams(order, &container.name);
         self.shared.show_parts(order, container).await?;
         let mut wait = CREATE_WAIT;
@@ -283,6 +308,9 @@ impl<I: ImageSource> Containerd<I> {
         self.look(order, container).await?;
         let id = container_id(&order.replica, name);
         let records = self.shared.calls.containers(Some(&order.replica), Record::of).await?;
+        for record in &records {
+            self.shared.thaw_one(&record.id)?;
+        }
         let running = records.iter().filter(|record| record.id == id).map(ending).collect();
         self.end(running, grace).await?;
         self.remove(&id).await?;

@@ -4,6 +4,7 @@
 //!   mod        the port `Runtime`, settings          calls      one function per call
 //!   lifecycle  make, start, restart                  record     labels and facts ↔ our words
 //!   teardown   stop, and what it leaves              user, cgroup, seccomp, failure
+//!   standby    freeze, thaw                          freezer    the kernel's file for both
 //!   observe    records and tasks → replicas          spec       image + document → OCI specification
 //!   exec       the port `Exec`                       exec_calls one function per call
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
@@ -24,6 +25,7 @@ mod devices;
 mod exec;
 mod exec_calls;
 mod failure;
+mod freezer;
 mod image_source;
 pub mod images;
 mod lifecycle;
@@ -36,6 +38,7 @@ mod remains;
 mod seccomp;
 mod shims;
 mod spec;
+mod standby;
 mod storages;
 mod survey;
 mod teardown;
@@ -64,6 +67,7 @@ use self::calls::Calls;
 use self::cgroup::Cgroups;
 use self::connection::Connection;
 use self::exec::Execs;
+use self::freezer::Freezer;
 use self::observe::{Memory, Traces};
 use self::places::{Mark, Places};
 use self::record::Record;
@@ -118,7 +122,10 @@ struct Shared {
     earlier: Vec<ReplicaName>,
     mounting: Threads,
     surveying: Threads,
+    /// Memory of what is frozen, to the board.
+    offering: Threads,
     cgroups: Cgroups,
+    freezer: Freezer,
     open_files: u64,
     clock: Clock,
     memory: Memory,
@@ -145,6 +152,7 @@ impl<I: ImageSource> Containerd<I> {
         earlier.extend(places.replicas());
         earlier.sort();
         earlier.dedup();
+        let cgroups = Cgroups::detect();
         let shared = Shared {
             calls: Calls { connection, snapshotter, runtime },
             places,
@@ -152,8 +160,10 @@ impl<I: ImageSource> Containerd<I> {
             earlier,
             mounting: Threads::new("mounts", lifecycle::MOUNT_LIMIT),
             surveying: Threads::new("survey", survey::DEADLINE),
+            offering: Threads::new("offer", standby::OFFER_WAIT),
             settings,
-            cgroups: Cgroups::detect(),
+            freezer: cgroups.freezer(),
+            cgroups,
             open_files: spec::own_open_files(),
             clock,
             memory: Memory::default(),
@@ -198,6 +208,10 @@ impl Traces for Shared {
         self.cgroups.oom_killed(&self.cgroup_path(&record.id))
     }
 
+    fn frozen(&self, record: &Record) -> bool {
+        self.freezer.is_frozen(&self.cgroup_path(&record.id))
+    }
+
     fn words(&self, record: &Record) -> String {
         let Record { app, revision, replica, container, .. } = record;
         let path = logger::container_log(&self.settings.log_dir, app, revision, replica, container);
@@ -227,8 +241,20 @@ impl<I: ImageSource> Runtime for Containerd<I> {
         self.create_all(order).await
     }
 
+    async fn arm(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.arm_all(order).await
+    }
+
     async fn start(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.start_all(order).await
+    }
+
+    async fn freeze(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
+        self.freeze_all(replica).await
+    }
+
+    async fn thaw(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
+        self.thaw_all(replica).await
     }
 
     async fn restart(

@@ -25,6 +25,8 @@ struct Seen {
     /// A container that is started again is another process.
     pid: u32,
     since: Moment,
+    /// Since when it is frozen, if it is.
+    frozen: Option<Moment>,
     ended: Option<End>,
 }
 
@@ -43,16 +45,24 @@ pub(super) trait Traces {
     fn started(&self, record: &Record) -> bool;
     /// The init container has ended well and is not to run again.
     fn done(&self, record: &Record) -> bool;
+    /// Its process is paused in the freezer.
+    fn frozen(&self, record: &Record) -> bool;
     /// The kernel killed it for memory.
     fn oom_killed(&self, record: &Record) -> bool;
     /// The last line that it wrote since it was started; empty where it wrote none.
     fn words(&self, record: &Record) -> String;
 }
 
+impl Seen {
+    fn new(pid: u32, since: Moment) -> Self {
+        Self { pid, since, frozen: None, ended: None }
+    }
+}
+
 impl Memory {
     /// A process of `id` was started just now.
     pub(super) fn started(&self, id: &str, pid: u32, now: Moment) {
-        let seen = Seen { pid, since: now, ended: None };
+        let seen = Seen::new(pid, now);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), seen);
     }
 
@@ -111,15 +121,21 @@ fn look(
         if !traces.started(record) {
             return (ContainerState::Created, None);
         }
-        let seen = before.unwrap_or(Seen { pid: 0, since: now, ended: None });
+        let seen = before.unwrap_or(Seen::new(0, now));
         return ended(record, seen, VANISHED, traces, now);
     };
     let before = before.filter(|seen| seen.pid == task.pid);
-    let seen = before.unwrap_or(Seen { pid: task.pid, since: now, ended: None });
+    let seen = before.unwrap_or(Seen::new(task.pid, now));
     match task.status() {
-        Status::Created | Status::Unknown => (ContainerState::Created, None),
+        Status::Created | Status::Unknown => (ContainerState::Armed, None),
+        // containerd knows only of what was paused by its call.
         Status::Running | Status::Paused | Status::Pausing => {
-            (ContainerState::Running { since: seen.since }, Some(seen))
+            let frozen = traces.frozen(record).then(|| seen.frozen.unwrap_or(now));
+            let state = match frozen {
+                Some(since) => ContainerState::Frozen { since },
+                None => ContainerState::Running { since: seen.since },
+            };
+            (state, Some(Seen { frozen, ..seen }))
         }
         Status::Stopped => ended(record, seen, task.exit_status, traces, now),
     }
@@ -157,6 +173,7 @@ mod tests {
     struct Fixed {
         started: bool,
         done: bool,
+        frozen: std::cell::Cell<bool>,
         oom: bool,
         words: RefCell<Vec<&'static str>>,
     }
@@ -168,6 +185,9 @@ mod tests {
         fn done(&self, _: &Record) -> bool {
             self.done
         }
+        fn frozen(&self, _: &Record) -> bool {
+            self.frozen.get()
+        }
         fn oom_killed(&self, _: &Record) -> bool {
             self.oom
         }
@@ -177,7 +197,13 @@ mod tests {
     }
 
     fn nothing() -> Fixed {
-        Fixed { started: false, done: false, oom: false, words: RefCell::default() }
+        Fixed {
+            started: false,
+            done: false,
+            frozen: false.into(),
+            oom: false,
+            words: RefCell::default(),
+        }
     }
 
     fn record(container: &str, role: Role) -> Record {
@@ -236,6 +262,26 @@ mod tests {
         assert_eq!(look(stopped(), 5), exited);
         let again = vec![task("m", 8, Status::Running, 0)];
         assert_eq!(look(again, 6), ContainerState::Running { since: at(6) });
+    }
+
+    #[test]
+    fn what_stands_by_is_told_from_what_runs_and_from_what_has_no_process() {
+        let (memory, traces) = (Memory::default(), nothing());
+        let look =
+            |tasks, now| states(&memory, &[("m", Role::Main)], tasks, &traces, now)["m"].clone();
+        let task = |status| vec![task("m", 7, status, 0)];
+        assert_eq!(look(vec![], 1), ContainerState::Created);
+        assert_eq!(look(task(Status::Created), 2), ContainerState::Armed);
+        assert_eq!(look(task(Status::Running), 3), ContainerState::Running { since: at(3) });
+        traces.frozen.set(true);
+        assert_eq!(look(task(Status::Running), 4), ContainerState::Frozen { since: at(4) });
+        assert_eq!(look(task(Status::Running), 5), ContainerState::Frozen { since: at(4) });
+        // It is the process that it was.
+        traces.frozen.set(false);
+        assert_eq!(look(task(Status::Running), 6), ContainerState::Running { since: at(3) });
+        traces.frozen.set(true);
+        assert_eq!(look(task(Status::Paused), 7), ContainerState::Frozen { since: at(7) });
+        assert!(matches!(look(task(Status::Stopped), 8), ContainerState::Exited { .. }));
     }
 
     #[test]

@@ -129,6 +129,15 @@ impl Places {
         self.mark(replica, container, mark).exists()
     }
 
+    /// The containers of a replica whose processes were started, but for init containers that are done.
+    pub(super) fn started(&self, replica: &ReplicaName) -> Vec<String> {
+        let files = fs::read_dir(self.etc(replica)).into_iter().flatten().flatten();
+        let suffix = format!(".{}", Mark::Started.suffix());
+        let names = files
+            .filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(&suffix)?.to_owned()));
+        names.filter(|container| !self.is_set(replica, container, Mark::Done)).collect()
+    }
+
     /// When a mark was set, by the board's date.
     pub(super) fn set_at(
         &self,

@@ -161,7 +161,8 @@ impl<I: ImageSource> Containerd<I> {
         }
     }
 
-    /// Asks each to end, waits, and kills what is left. What has no process has ended.
+    /// Asks each to end, waits, and kills what is left. What has no process has ended, and what was never started has
+    /// nothing to end in order. A frozen one is thawed: it could not even die.
     pub(super) async fn end(
         &self,
         endings: Vec<Ending>,
@@ -169,7 +170,12 @@ impl<I: ImageSource> Containerd<I> {
     ) -> Result<(), RuntimeError> {
         let calls = &self.shared.calls;
         let each = endings.iter().map(|Ending { id, signal }| async move {
-            if !grace.is_zero() {
+            if let Err(error) = self.shared.thaw_one(id) {
+                warn!(id, %error, "it may not heed a signal");
+            }
+            // Until the start it is runc's own process, which heeds some signals and not the one of every image.
+            let asks = !grace.is_zero() && !calls.is_armed(id).await;
+            if asks {
                 // Waiting begins before the signal goes out. A signal that cannot be sent is followed by a kill.
                 let asked = async { calls.kill(id, *signal, false).await };
                 let ended = async { tokio::try_join!(calls.wait(id), asked) };

@@ -323,6 +323,10 @@ impl Drop for Board {
             let last: Vec<_> = log.lines().rev().take(15).collect();
             println!("containerd, newest first:\n{}", last.join("\n"));
         }
+        // What is frozen does not die.
+        for group in self.cgroups("freezer") {
+            let _ = fs::write(group.join("freezer.state"), "THAWED");
+        }
         for group in self.cgroups("pids") {
             let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
             text.lines().filter_map(|pid| pid.parse().ok()).for_each(kill);
@@ -422,7 +426,21 @@ pub(crate) async fn exit(
 ) -> (u32, bool) {
     until("the container has ended", async || match state(containerd, order, container).await? {
         ContainerState::Exited { code, oom, .. } => Some((code, oom)),
-        ContainerState::Created | ContainerState::Running { .. } => None,
+        ContainerState::Created
+        | ContainerState::Armed
+        | ContainerState::Running { .. }
+        | ContainerState::Frozen { .. } => None,
+    })
+    .await
+}
+
+/// What a replica answers on port 8080 of its loopback, once it does.
+pub(crate) async fn answer(order: &ReplicaOrder) -> Vec<u8> {
+    let netns = order.place.netns.file_name().unwrap().to_str().unwrap().to_owned();
+    let fetch = format!("ip netns exec {netns} busybox wget -qO- http://127.0.0.1:8080/hello");
+    until("it serves", async || {
+        let output = Command::new("sh").arg("-c").arg(&fetch).output().unwrap();
+        output.status.success().then_some(output.stdout)
     })
     .await
 }

@@ -6,6 +6,8 @@ mod beside;
 #[cfg(test)]
 mod board;
 #[cfg(test)]
+mod standby;
+#[cfg(test)]
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -23,7 +25,7 @@ use skerry::runtime::{Runtime, RuntimeError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use board::{Board, LOG_FILE_BYTES, exit, observed, reason, run, sh, state, until};
+use board::{Board, LOG_FILE_BYTES, answer, exit, observed, reason, run, sh, state, until};
 
 const NO_TIME: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(20);
@@ -61,13 +63,7 @@ async fn a_replica_starts_serves_and_is_observed_and_leaves_nothing_behind() {
     assert_eq!((seen.app, seen.revision), (order.app.clone(), order.revision.clone()));
     assert_eq!((seen.boot.as_str(), seen.address), ("this-boot", order.place.address));
     assert_eq!(seen.template_digest, Digest::of(b"template"));
-    let netns = order.place.netns.file_name().unwrap().to_str().unwrap().to_owned();
-    let fetch = format!("ip netns exec {netns} busybox wget -qO- http://127.0.0.1:8080/hello");
-    let answer = until("it serves", async || {
-        let output = std::process::Command::new("sh").arg("-c").arg(&fetch).output().unwrap();
-        output.status.success().then_some(output.stdout)
-    });
-    assert_eq!(answer.await, b"hello\n");
+    assert_eq!(answer(&order).await, b"hello\n");
     assert_eq!((board.shims().len(), board.sinks().len()), (1, 1));
 
     containerd.stop(&order.replica, NO_TIME).await.unwrap();
@@ -489,7 +485,7 @@ async fn an_agent_that_left_between_making_and_starting_is_taken_up_where_it_was
         let ids = board.listed(&["containers", "ls", "-q"]);
         assert_eq!(ids.len(), 1);
         board.make_task(&ids[0]).await;
-        assert_eq!(state(&containerd, &order, "main").await, Some(ContainerState::Created));
+        assert_eq!(state(&containerd, &order, "main").await, Some(ContainerState::Armed));
         if starts {
             containerd.start(&order).await.unwrap();
             let running = state(&containerd, &order, "main").await;

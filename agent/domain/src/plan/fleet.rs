@@ -147,11 +147,7 @@ fn view<'a>(
     let restart_count = memory.restart_count(name);
     let doing = world.doing.get(name);
     let health = world.health.get(name).filter(|health| health.epoch == u64::from(restart_count));
-    let runs = observed.is_some_and(|observed| {
-        revision.template.containers.iter().all(|container| {
-            matches!(observed.containers.get(&container.name), Some(ContainerState::Running { .. }))
-        })
-    });
+    let runs = observed.is_some_and(|observed| all_run(observed, revision));
     let ready = runs && doing.is_none() && health.is_some_and(|health| health.ready);
     let adopted = memory.is_adopted(name);
     let ordered = order.map(|order| (order.place.address, order.template_digest));
@@ -183,12 +179,14 @@ impl<'a> ReplicaView<'a> {
         self.doing.is_none() && self.observed.is_some_and(none_ran)
     }
 
-    /// All its containers run, ready or not.
+    /// All its containers run, ready or not. One that stands by does not.
     pub fn is_running(&self, revision: &RevisionRecord) -> bool {
-        self.observed.is_some() && self.down_containers(revision).next().is_none()
+        let run = self.observed.is_some_and(|observed| all_run(observed, revision));
+        run && self.down_containers(revision).next().is_none()
     }
 
-    /// Its containers that are to be started afresh: ended by themselves, or condemned by a probe.
+    /// Its containers that are to be started afresh: ended by themselves, or condemned by a probe. What stands by is
+    /// not down: it waits to be woken.
     pub(crate) fn down_containers<'r>(
         &'r self,
         revision: &'r RevisionRecord,
@@ -200,10 +198,17 @@ impl<'a> ReplicaView<'a> {
                     condemned.iter().any(|condemned| condemned == name)
                 }
                 Some(ContainerState::Created | ContainerState::Exited { .. }) => true,
+                Some(ContainerState::Armed | ContainerState::Frozen { .. }) => false,
                 None => self.observed.is_some(),
             },
         )
     }
+}
+
+fn all_run(observed: &ObservedReplica, revision: &RevisionRecord) -> bool {
+    revision.template.containers.iter().all(|container| {
+        matches!(observed.containers.get(&container.name), Some(ContainerState::Running { .. }))
+    })
 }
 
 /// Made since the board came up, and its network still stands. While it is being started the network may be to come.

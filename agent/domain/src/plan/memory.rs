@@ -358,7 +358,11 @@ impl Restarts {
                 self.counted = Some(*at);
                 self.backoff.fail(now.min(*at), self.up_since);
             }
-            ContainerState::Created | ContainerState::Exited { .. } => (),
+            // One that stands by has neither run long enough nor come down.
+            ContainerState::Created
+            | ContainerState::Armed
+            | ContainerState::Frozen { .. }
+            | ContainerState::Exited { .. } => (),
         }
     }
 }

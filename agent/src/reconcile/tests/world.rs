@@ -167,6 +167,47 @@ impl Runtime for Shared {
         Ok(())
     }
 
+    async fn arm(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        assert!(world.namespaces.contains(&order.replica), "a process needs the namespace");
+        let replica = world.replicas.get_mut(&order.replica).expect("created before");
+        for state in replica.containers.values_mut() {
+            if *state == ContainerState::Created {
+                *state = ContainerState::Armed;
+            }
+        }
+        Ok(())
+    }
+
+    async fn freeze(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        let replica = world.replicas.get_mut(replica).expect("it was observed");
+        for state in replica.containers.values_mut() {
+            if !matches!(state, ContainerState::Frozen { .. }) {
+                assert!(
+                    matches!(state, ContainerState::Running { .. }),
+                    "only what runs is frozen"
+                );
+                *state = ContainerState::Frozen { since: domain::model::Moment::default() };
+            }
+        }
+        Ok(())
+    }
+
+    async fn thaw(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        let replica = world.replicas.get_mut(replica).expect("it was observed");
+        for state in replica.containers.values_mut() {
+            if matches!(state, ContainerState::Frozen { .. }) {
+                *state = ContainerState::Running { since: domain::model::Moment::default() };
+            }
+        }
+        Ok(())
+    }
+
     async fn start(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {
         self.reach().await?;
         let endless = self.lock().endless.contains(&order.template.containers[0].image);

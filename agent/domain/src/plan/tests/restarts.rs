@@ -7,7 +7,7 @@ use crate::allowances::Allowances;
 use crate::document::Document;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{Digest, Moment, ReplicaName, WallTime};
-use crate::plan::{Action, Memory, Plan, Settings, World, plan};
+use crate::plan::{Action, Fleet, Memory, Plan, Settings, World, plan};
 use crate::probe::Health;
 use crate::reason::Reason;
 use crate::replica::{ContainerState, ObservedReplica, ResolvedImage};
@@ -106,6 +106,15 @@ impl Board {
     }
 
     fn plan(&mut self, main: &ContainerState) -> Plan {
+        self.with(main, plan)
+    }
+
+    /// What follows where the replica's only container is in this state.
+    fn with<T>(
+        &mut self,
+        main: &ContainerState,
+        follow: impl FnOnce(&State, World<'_>, &mut Memory) -> T,
+    ) -> T {
         let record = self.state.apps.values().next().unwrap();
         let revision = &record.revisions[0];
         let name = ReplicaName::new(&revision.name, 7);
@@ -140,7 +149,7 @@ impl Board {
             memory_low: false,
             settings: &self.settings,
         };
-        plan(&self.state, world, &mut self.memory)
+        follow(&self.state, world, &mut self.memory)
     }
 
     fn told(&self) -> Option<Reason> {
@@ -165,6 +174,28 @@ fn a_container_that_ended_or_is_condemned_is_started_afresh() {
         let planned = board.plan(&main);
         assert!(matches!(planned.actions.as_slice(), [Action::Restart(..)]), "{planned:?}");
         assert_eq!(board.told(), None);
+    }
+}
+
+#[test]
+fn what_stands_by_is_neither_started_afresh_nor_ready_nor_taken_for_half_made() {
+    let frozen = ContainerState::Frozen { since: Moment(Duration::from_secs(10)) };
+    for (main, half_made) in
+        [(ContainerState::Armed, false), (frozen, false), (ContainerState::Created, true)]
+    {
+        let mut board = Board::new();
+        board.with(&main, |state, world, memory| {
+            let fleet = Fleet::of(state, world, memory);
+            let revision = &state.apps.values().next().unwrap().revisions[0];
+            let replica = &fleet.replicas(&revision.name)[0];
+            assert!(!replica.ready && !replica.is_running(revision), "{main:?}");
+            assert_eq!(replica.is_half_made(revision), half_made, "{main:?}");
+        });
+        // Even where a probe condemned it before it was put to sleep.
+        let planned = board.plan(&main);
+        let restarts = |action: &Action| matches!(action, Action::Restart(..));
+        assert!(!planned.actions.iter().any(restarts), "{main:?}: {planned:?}");
+        assert_eq!(planned.actions.is_empty(), !half_made, "{main:?}: {planned:?}");
     }
 }
 

@@ -96,9 +96,11 @@ impl Board {
         for real in self.replicas.values_mut() {
             for state in real.seen.containers.values_mut() {
                 match state {
-                    ContainerState::Running { since } => *since = now,
+                    ContainerState::Running { since } | ContainerState::Frozen { since } => {
+                        *since = now;
+                    }
                     ContainerState::Exited { at, .. } => *at = now,
-                    ContainerState::Created => (),
+                    ContainerState::Created | ContainerState::Armed => (),
                 }
             }
         }
