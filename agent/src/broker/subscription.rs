@@ -294,16 +294,17 @@ mod tests {
             retained: RetainedMessages::Wanted,
         };
         let mut buffer = BytesMut::new();
-        let answering = async {
-            answer(&mut theirs, &mut buffer, &[connack]).await;
-            answer(&mut theirs, &mut buffer, suback).await;
-        };
-        let opening = Subscription::open(Box::new(ours), &listening);
-        tokio::pin!(answering, opening);
-        // A broker that refuses us waits for a subscription in vain.
-        let opened = tokio::select! {
-            opened = &mut opening => opened,
-            () = &mut answering => opening.await,
+        let opened = {
+            let answering = async {
+                answer(&mut theirs, &mut buffer, &[connack]).await;
+                answer(&mut theirs, &mut buffer, suback).await;
+                std::future::pending::<()>().await;
+            };
+            // A broker that refuses us waits for a subscription in vain.
+            tokio::select! {
+                opened = Subscription::open(Box::new(ours), &listening) => opened,
+                () = answering => unreachable!(),
+            }
         };
         (opened, theirs, buffer)
     }

@@ -71,7 +71,8 @@ async fn a_number_is_read_from_a_page_and_read_again() {
     bench.value("api", 2.0).await;
     assert_eq!(bench.here.notes(), ["open default"]);
     bench.plan(&[]);
-    bench.readings.wait_for(|all| all.is_empty()).await.unwrap();
+    let left = bench.readings.wait_for(|all| all.is_empty());
+    time::timeout(PATIENCE, left).await.expect("who left the plan has no reading").unwrap();
     let closed = async {
         while bench.here.notes().len() < 2 {
             tokio::task::yield_now().await;
