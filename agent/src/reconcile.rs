@@ -21,6 +21,7 @@ mod ports;
 mod publish;
 mod requests;
 mod secrets;
+mod standby;
 #[cfg(test)]
 mod tests;
 mod verbs;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use domain::event::Event;
 use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
-use domain::plan::{Doing, Memory, Plan, Settings, World, plan, scale};
+use domain::plan::{Doing, Memory, Plan, Settings, Tier, World, plan, scale};
 use domain::reason::Reason;
 use domain::replica::{Listener, ObservedReplica, ResolvedImage, Survey, Trouble};
 use domain::state::State;
@@ -184,6 +185,8 @@ enum Outcome {
     Settled(Result<(BTreeMap<EnvironmentName, Ipv4Net>, Vec<Trouble>), NetworkError>),
     Fetched(RevisionName, Result<Vec<ResolvedImage>, RuntimeError>),
     Started(ReplicaName, Result<(), Trouble>),
+    Prepared(ReplicaName, Tier, Result<(), Trouble>),
+    Frozen(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
     Surveyed(AppName, Result<Survey, RuntimeError>),

@@ -10,6 +10,7 @@ mod fleet;
 mod memory;
 pub(crate) mod orders;
 mod scaling;
+mod standby;
 mod storages;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use crate::scale::{Demand, Readings};
 use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
-pub use self::fleet::{Fleet, ReplicaView};
+pub use self::fleet::{Fleet, ReplicaView, Spare, Tier};
 pub use self::memory::{Memory, Surveyed};
 pub use self::scaling::scale;
 
@@ -108,6 +109,10 @@ pub enum Doing {
     Starting(Arc<ReplicaOrder>),
     /// One of its containers is started afresh. It counts, and is not ready.
     Restarting(Arc<ReplicaOrder>),
+    /// Made to stand by. It counts not.
+    Preparing(Arc<ReplicaOrder>),
+    /// Drained and paused, to stand by. It counts no more.
+    Freezing,
     /// Stopped and removed. Left alone: it counts no more, and its address stays taken until it is gone.
     Stopping,
 }
@@ -119,6 +124,12 @@ pub enum Action {
     Fetch(FetchOrder),
     /// Make and start a replica.
     Start(Arc<ReplicaOrder>),
+    /// Make a replica that stands by, as far as this.
+    Prepare(Arc<ReplicaOrder>, Tier),
+    /// Start what stands by, of whom nothing is to be made any more.
+    Wake(Arc<ReplicaOrder>, Tier),
+    /// Pause a replica once it has nothing open any more, for which it has this long.
+    Freeze(ReplicaName, Duration),
     /// Start one of its containers afresh; where it still runs, it has this long from SIGTERM to SIGKILL.
     Restart(Arc<ReplicaOrder>, String, Duration),
     /// Stop a replica and remove all of it, its network too.
@@ -277,14 +288,17 @@ fn order_revision(
         restart_all(record, revision, &outdated, world, memory, plan);
     }
     if allowed < count {
+        let current = standby::freeze_one(record, revision, current, fleet, world, memory, plan);
         stop_surplus(revision, current, allowed, plan);
-        return;
+        return standby::keep(record, revision, fleet, world, memory, plan);
     }
     restart_all(record, revision, &current, world, memory, plan);
     let missing = allowed.saturating_sub(count).min(room(record, fleet, world, plan));
     if 0 < missing && !fetch {
+        let missing = standby::wake(record, revision, missing, fleet, world, memory, plan);
         start_missing(record, revision, missing, fleet, world, memory, plan);
     }
+    standby::keep(record, revision, fleet, world, memory, plan);
 }
 
 fn restart_all(
@@ -318,21 +332,32 @@ fn room(record: &AppRecord, fleet: &Fleet<'_>, world: World<'_>, plan: &Plan) ->
         let views = record.revisions.iter().flat_map(|one| fleet.replicas(&one.name));
         views.into_iter().any(|view| view.outdated && view.name == *name)
     };
+    let idle = |name: &ReplicaName| {
+        let stands_by = record.revisions.iter().flat_map(|one| fleet.spares(&one.name));
+        let becomes = matches!(world.doing.get(name), Some(Doing::Preparing(_) | Doing::Freezing));
+        becomes || stands_by.into_iter().any(|spare| spare.view.name == *name)
+    };
     let seen = world
         .observed
         .iter()
         .filter(|(name, seen)| seen.app == record.name && fleet::is_of_this_boot(name, seen, world))
-        .filter(|(name, _)| !stopping(name) && !outdated(name));
+        .filter(|(name, _)| !stopping(name) && !outdated(name) && !idle(name));
     let ordered = world.doing.iter().filter(|(name, doing)| match doing {
         Doing::Starting(order) | Doing::Restarting(order) => {
             order.app == record.name && !world.observed.contains_key(*name) && !stopping(name)
         }
-        Doing::Stopping => false,
+        Doing::Stopping | Doing::Preparing(_) | Doing::Freezing => false,
     });
-    let planned = plan
-        .actions
-        .iter()
-        .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
+    let starts = |action: &&Action| match action {
+        Action::Start(order) | Action::Wake(order, _) => order.app == record.name,
+        Action::Fetch(_)
+        | Action::Prepare(..)
+        | Action::Freeze(..)
+        | Action::Restart(..)
+        | Action::Stop(..)
+        | Action::Survey(..) => false,
+    };
+    let planned = plan.actions.iter().filter(starts);
     let living = count_of(seen) + count_of(ordered) + count_of(planned);
     allowed.saturating_sub(living)
 }

@@ -135,6 +135,13 @@ pub enum ContainerState {
     },
 }
 
+impl ContainerState {
+    /// Its process waits to be started, or to go on.
+    pub fn stands_by(&self) -> bool {
+        matches!(self, Self::Armed | Self::Frozen { .. })
+    }
+}
+
 /// What was seen of one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedReplica {

@@ -123,6 +123,8 @@ pub struct RevisionStatus {
     pub wanted_replicas: u32,
     /// The scale rule that asks for more than the least; empty if none.
     pub scaled_by: String,
+    /// How far from serving what stands by for it is: `prepared`, `created`, `frozen`; empty if nothing does.
+    pub standby: &'static str,
     /// ACA's state.
     pub provisioning_state: ProvisioningState,
     /// ACA's state.

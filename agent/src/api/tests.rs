@@ -277,6 +277,7 @@ fn hello() -> AppStatus {
         ready_replicas: 2,
         wanted_replicas: 2,
         scaled_by: String::new(),
+        standby: "",
         provisioning_state: ProvisioningState::Provisioned,
         running_state: RunningState::Running,
         health_state: HealthState::Healthy,

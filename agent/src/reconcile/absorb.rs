@@ -32,6 +32,8 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Outcome::Settled(result) => self.settled(result),
             Outcome::Fetched(revision, result) => self.fetched(revision, result).await,
             Outcome::Started(replica, result) => self.started(&replica, result),
+            Outcome::Prepared(replica, tier, result) => self.prepared(&replica, tier, result),
+            Outcome::Frozen(replica, result) => self.frozen(&replica, result),
             Outcome::Restarted(replica, container, result) => {
                 self.restarted(&replica, &container, result);
             }
@@ -195,7 +197,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let order = match self.doing.get(replica) {
             Some(Doing::Starting(order)) => Arc::clone(order),
             Some(Doing::Stopping) => return self.started_too_late(replica),
-            Some(Doing::Restarting(_)) | None => return,
+            Some(Doing::Restarting(_) | Doing::Preparing(_) | Doing::Freezing) | None => return,
         };
         self.doing.remove(replica);
         let now = self.clock.now();
@@ -206,6 +208,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     (container.name.clone(), ContainerState::Running { since: now })
                 });
                 let seen = observed(&order, states.collect());
+                let before = self.sight.replicas.get(replica);
+                if before.is_some_and(stands_frozen) {
+                    self.memory.thawed(replica);
+                }
                 self.sight.replicas.insert(replica.clone(), seen);
                 self.sight.namespaces.insert(replica.clone());
                 self.memory.started(&order.revision);
@@ -302,10 +308,15 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// A deed ended: looks that began before know less than the loop.
-    fn end(&mut self, replica: &ReplicaName) {
+    pub(super) fn end(&mut self, replica: &ReplicaName) {
         self.sight.sequence += 1;
         self.sight.ended.insert(replica.clone(), self.sight.sequence);
     }
+}
+
+/// It was paused while it was ready.
+fn stands_frozen(seen: &ObservedReplica) -> bool {
+    seen.containers.values().any(|state| matches!(state, ContainerState::Frozen { .. }))
 }
 
 /// A replica whose start is not over, as a look would find it.
@@ -314,7 +325,7 @@ pub(super) fn half_made(order: &ReplicaOrder) -> ObservedReplica {
     observed(order, containers.map(|one| (one.name.clone(), ContainerState::Created)).collect())
 }
 
-fn observed(order: &ReplicaOrder, containers: BTreeMap<String, ContainerState>) -> ObservedReplica {
+pub(super) fn observed(order: &ReplicaOrder, containers: BTreeMap<String, ContainerState>) -> ObservedReplica {
     ObservedReplica {
         app: order.app.clone(),
         revision: order.revision.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::model::{EnvironmentName, Moment, ReplicaName};
-use domain::plan::{Action, Doing};
+use domain::plan::{Action, Doing, Tier};
 use domain::reason::Reason;
 use domain::replica::{ReplicaOrder, Trouble};
 use futures_util::FutureExt as _;
@@ -67,7 +67,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     lost: Outcome::Fetched(revision, failed),
                 }
             }
-            Action::Start(order) => self.order_start(order),
+            Action::Start(order) => self.order_start(order, None),
+            Action::Wake(order, tier) => self.order_start(order, Some(tier)),
+            Action::Prepare(order, tier) => self.order_prepare(order, tier),
+            Action::Freeze(replica, patience) => self.order_freeze(replica, patience),
             Action::Restart(order, container, grace) => {
                 info!(replica = %order.replica, container, "restart");
                 let doing = Doing::Restarting(Arc::clone(&order));
@@ -93,8 +96,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
     }
 
-    fn order_start(&mut self, order: Arc<ReplicaOrder>) -> Deed {
-        info!(replica = %order.replica, address = %order.place.address, "start");
+    /// A new replica, or one that stands by.
+    fn order_start(&mut self, order: Arc<ReplicaOrder>, stands_by: Option<Tier>) -> Deed {
+        let tier = stands_by.map_or("", Tier::word);
+        info!(replica = %order.replica, address = %order.place.address, tier, "start");
         self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Started(order.replica.clone(), Err(lost("start")));
@@ -104,7 +109,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let start = async move {
             let started = async {
                 let turn = starts.acquire().await;
-                let mut work = pin!(start(&runtime, &network, &order));
+                let mut work = pin!(start(&runtime, &network, &order, stands_by));
                 if let Ok(result) = time::timeout(TURN, &mut work).await {
                     return result;
                 }
@@ -199,7 +204,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 }
 
 /// What a deed that panicked leaves behind. It is tried again as after any failure.
-fn lost(deed: &str) -> Trouble {
+pub(super) fn lost(deed: &str) -> Trouble {
     let details = format!("the {deed} ended in a panic; the journal tells where");
     Trouble { reason: Reason::ContainerdFailed, details }
 }
@@ -210,6 +215,26 @@ pub(super) async fn listening<R: Runtime>(runtime: R, replica: ReplicaName) -> O
 }
 
 async fn start<R: Runtime, N: Network>(
+    runtime: &R,
+    network: &N,
+    order: &ReplicaOrder,
+    stands_by: Option<Tier>,
+) -> Result<(), Trouble> {
+    let replica = &order.replica;
+    let started = match stands_by {
+        Some(Tier::Frozen) => runtime.thaw(replica).await,
+        Some(Tier::Created | Tier::Prepared) => runtime.start(order).await,
+        None => {
+            make(runtime, network, order).await?;
+            runtime.start(order).await
+        }
+    };
+    debug!(%replica, "started");
+    started.map_err(|error| error.trouble())
+}
+
+/// The records, root file systems and network of a replica.
+pub(super) async fn make<R: Runtime, N: Network>(
     runtime: &R,
     network: &N,
     order: &ReplicaOrder,
@@ -227,13 +252,10 @@ async fn start<R: Runtime, N: Network>(
     };
     let (attached, created) = tokio::join!(attach, create);
     attached.map_err(|error| error.0)?;
-    created.map_err(|error| error.trouble())?;
-    let started = runtime.start(order).await;
-    debug!(%replica, "started");
-    started.map_err(|error| error.trouble())
+    created.map_err(|error| error.trouble())
 }
 
-async fn stop<R: Runtime, N: Network>(
+pub(super) async fn stop<R: Runtime, N: Network>(
     runtime: &R,
     network: &N,
     replica: &ReplicaName,

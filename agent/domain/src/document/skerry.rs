@@ -33,9 +33,6 @@ pub(super) fn read(mut fields: Fields<'_>) -> SkerryBlock {
     let ready_deadline = fields.count("readyDeadlineSeconds", 1..=MAX_DEADLINE_SECS);
     let probation = fields.count("probationSeconds", 0..=MAX_DEADLINE_SECS);
     let standby = fields.choice("standby", STANDBYS).unwrap_or_default();
-    if standby != Standby::None {
-        fields.later("standby", "standby");
-    }
     let block = SkerryBlock {
         generation,
         absent,

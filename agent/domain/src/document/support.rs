@@ -184,7 +184,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("tcp", "not acted on yet: TCP ingress comes with a later release"),
     ("exposedPort", "not acted on yet: TCP ingress comes with a later release"),
     ("additionalPorts", "not acted on yet: only targetPort is served"),
-    ("standby", "not acted on yet: no replica waits at zero"),
 ];
 
 /// Why a key is not read, if it is known.

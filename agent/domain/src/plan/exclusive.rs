@@ -67,16 +67,21 @@ fn present<'a>(world: World<'a>, plan: &'a Plan) -> impl Iterator<Item = Present
                 planned: true,
             })
         }
-        Doing::Stopping => None,
+        Doing::Stopping | Doing::Preparing(_) | Doing::Freezing => None,
     });
     let planned = plan.actions.iter().filter_map(|action| match action {
-        Action::Start(order) => Some(Present {
+        Action::Start(order) | Action::Wake(order, _) => Some(Present {
             app: &order.app,
             name: &order.replica,
             revision: &order.revision,
             planned: true,
         }),
-        Action::Fetch(_) | Action::Restart(..) | Action::Stop(..) | Action::Survey(..) => None,
+        Action::Fetch(_)
+        | Action::Prepare(..)
+        | Action::Freeze(..)
+        | Action::Restart(..)
+        | Action::Stop(..)
+        | Action::Survey(..) => None,
     });
     seen.chain(doing).chain(planned)
 }

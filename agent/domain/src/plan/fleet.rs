@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Doing, Memory, World};
+use crate::document::Container;
 use crate::model::{Digest, EnvironmentName, ReplicaName, RevisionName};
 use crate::probe::Health;
 use crate::replica::{ContainerState, ObservedReplica, ReplicaOrder};
@@ -14,10 +15,56 @@ use crate::state::{AppRecord, RevisionRecord, State};
 #[derive(Debug)]
 pub struct Fleet<'a> {
     revisions: BTreeMap<&'a RevisionName, (&'a RevisionRecord, Vec<ReplicaView<'a>>)>,
+    /// What stands by, by revision: it counts as no replica.
+    spares: BTreeMap<&'a RevisionName, Vec<Spare<'a>>>,
+}
+
+/// A replica that stands by for its revision.
+#[derive(Debug, Clone)]
+pub struct Spare<'a> {
+    /// What is known of it.
+    pub view: ReplicaView<'a>,
+    /// How far it is from serving.
+    pub tier: Tier,
+}
+
+/// How far a replica that stands by is from serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Its records, root file systems and network stand.
+    Prepared,
+    /// Its processes are made, and wait to be started.
+    Created,
+    /// It was ready, and is paused.
+    Frozen,
+}
+
+impl Tier {
+    /// The word that stands in a status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Created => "created",
+            Self::Frozen => "frozen",
+        }
+    }
+
+    /// What the containers of a replica come to, where they stand by as a whole.
+    fn of(observed: &ObservedReplica, revision: &RevisionRecord) -> Option<Self> {
+        let mut containers = revision.template.containers.iter();
+        let tier = |container: &Container| match observed.containers.get(&container.name)? {
+            ContainerState::Created => Some(Self::Prepared),
+            ContainerState::Armed => Some(Self::Created),
+            ContainerState::Frozen { .. } => Some(Self::Frozen),
+            ContainerState::Running { .. } | ContainerState::Exited { .. } => None,
+        };
+        let first = tier(containers.next()?)?;
+        containers.all(|one| tier(one) == Some(first)).then_some(first)
+    }
 }
 
 /// All that is known of one replica.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ReplicaView<'a> {
     /// Its name.
     pub name: ReplicaName,
@@ -42,14 +89,27 @@ pub struct ReplicaView<'a> {
 impl<'a> Fleet<'a> {
     /// Joins what is known.
     pub fn of(state: &'a State, world: World<'a>, memory: &Memory) -> Self {
-        let mut revisions = BTreeMap::new();
+        let (mut revisions, mut spares) = (BTreeMap::new(), BTreeMap::new());
         for app in state.apps.values() {
             for revision in &app.revisions {
                 let views = replicas(app, revision, world, memory);
+                let tier = |view: &ReplicaView<'_>| spare_tier(view, revision, memory);
+                let (idle, views): (Vec<_>, Vec<_>) =
+                    views.into_iter().partition(|view| tier(view).is_some());
+                let idle = idle.into_iter().filter_map(|view| {
+                    let tier = tier(&view)?;
+                    Some(Spare { view, tier })
+                });
+                spares.insert(&revision.name, idle.collect());
                 revisions.insert(&revision.name, (revision, views));
             }
         }
-        Self { revisions }
+        Self { revisions, spares }
+    }
+
+    /// What stands by for a revision.
+    pub fn spares(&self, revision: &RevisionName) -> &[Spare<'a>] {
+        self.spares.get(revision).map_or(&[], Vec::as_slice)
     }
 
     /// The replicas of a revision that count: not those that are being stopped.
@@ -93,6 +153,13 @@ impl<'a> Fleet<'a> {
     }
 }
 
+/// Whether a replica stands by. What is only recorded does where this run of the agent has seen it made whole: else it
+/// may be what is left of a start.
+fn spare_tier(view: &ReplicaView<'_>, revision: &RevisionRecord, memory: &Memory) -> Option<Tier> {
+    let tier = Tier::of(view.observed.filter(|_| view.doing.is_none())?, revision)?;
+    (tier != Tier::Prepared || memory.is_prepared(&view.name)).then_some(tier)
+}
+
 /// In the environment that its app is in now: a change of it needs new replicas, in the other network.
 pub(super) fn is_at_home(
     app: &AppRecord,
@@ -118,7 +185,10 @@ fn replicas<'a>(
             && is_of(revision, observed.template_digest)
             && is_at_home(app, revision, &observed.environment)
             && is_of_this_boot(name, observed, world)
-            && !matches!(world.doing.get(*name), Some(Doing::Stopping))
+            && !matches!(
+                world.doing.get(*name),
+                Some(Doing::Stopping | Doing::Preparing(_) | Doing::Freezing)
+            )
     });
     let mut views: Vec<ReplicaView<'_>> = seen
         .map(|(name, observed)| view(name, Some(observed), None, revision, world, memory))
@@ -148,8 +218,10 @@ fn view<'a>(
     let doing = world.doing.get(name);
     let health = world.health.get(name).filter(|health| health.epoch == u64::from(restart_count));
     let runs = observed.is_some_and(|observed| all_run(observed, revision));
-    let ready = runs && doing.is_none() && health.is_some_and(|health| health.ready);
-    let adopted = memory.is_adopted(name);
+    // What was ready when it was frozen is ready when it is thawed, until a probe says otherwise.
+    let thawed = memory.is_thawed(name);
+    let ready = runs && doing.is_none() && health.map_or(thawed, |health| health.ready);
+    let adopted = memory.is_adopted(name) || thawed;
     let ordered = order.map(|order| (order.place.address, order.template_digest));
     let seen = observed.map(|observed| (observed.address, observed.template_digest));
     let (address, mark) = seen.or(ordered).unwrap_or((Ipv4Addr::UNSPECIFIED, revision.digest));
@@ -170,13 +242,19 @@ impl<'a> ReplicaView<'a> {
     /// Its records stand and none of its containers ever ran, init containers aside, nor is it being started: a start
     /// that was cut short.
     pub(super) fn is_half_made(&self, revision: &RevisionRecord) -> bool {
-        let none_ran = |observed: &ObservedReplica| {
-            revision.template.containers.iter().all(|container| {
-                let state = observed.containers.get(&container.name);
+        let cut = |observed: &ObservedReplica| {
+            let names = revision.template.containers.iter().map(|one| &one.name);
+            let states: Vec<_> = names.map(|name| observed.containers.get(name)).collect();
+            let never_ran = |state: &Option<&ContainerState>| {
                 state.is_none_or(|state| *state == ContainerState::Created)
-            })
+            };
+            // What stands by does so as a whole, and is none of these.
+            let stands_by = |state: &Option<&ContainerState>| {
+                state.is_some_and(ContainerState::stands_by)
+            };
+            states.iter().all(never_ran) || states.iter().any(stands_by)
         };
-        self.doing.is_none() && self.observed.is_some_and(none_ran)
+        self.doing.is_none() && self.observed.is_some_and(cut)
     }
 
     /// All its containers run, ready or not. One that stands by does not.
@@ -224,8 +302,10 @@ pub(super) fn is_of_this_boot(
 /// Every address that somebody has, or still has.
 pub(super) fn addresses(world: World<'_>) -> BTreeSet<Ipv4Addr> {
     let ordered = world.doing.values().filter_map(|doing| match doing {
-        Doing::Starting(order) | Doing::Restarting(order) => Some(order.place.address),
-        Doing::Stopping => None,
+        Doing::Starting(order) | Doing::Restarting(order) | Doing::Preparing(order) => {
+            Some(order.place.address)
+        }
+        Doing::Stopping | Doing::Freezing => None,
     });
     world.observed.values().map(|observed| observed.address).chain(ordered).collect()
 }

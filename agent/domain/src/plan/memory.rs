@@ -8,7 +8,7 @@ use super::scaling::Scaled;
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
-use crate::replica::{ContainerState, Listener, Survey, Trouble};
+use crate::replica::{ContainerState, Listener, ReplicaOrder, Survey, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -29,6 +29,12 @@ pub struct Memory {
     surveys: BTreeMap<AppName, Surveyed>,
     /// Where replicas listen whose port was found closed.
     listeners: BTreeMap<ReplicaName, Vec<Listener>>,
+    /// Replicas that stand by, made whole by this run of the agent.
+    prepared: BTreeSet<ReplicaName>,
+    /// Replicas that were frozen while they were ready, and run again.
+    thawed: BTreeSet<ReplicaName>,
+    /// Why nothing could be made to stand by for a revision.
+    idle: BTreeMap<RevisionName, Failure>,
     /// How revisions are scaled.
     pub(super) scaled: BTreeMap<RevisionName, Scaled>,
 }
@@ -124,6 +130,9 @@ impl Memory {
         };
         self.containers.retain(|name, _| there(name));
         self.listeners.retain(|name, _| there(name));
+        self.prepared.retain(there);
+        self.thawed.retain(there);
+        self.idle.retain(|name, _| revisions.contains(name));
         self.started_here.retain(there);
         self.surveys.retain(|name, _| state.apps.contains_key(name));
         let all = state.apps.values().flat_map(|app| &app.revisions);
@@ -233,6 +242,34 @@ impl Memory {
     /// A replica was started.
     pub fn started(&mut self, revision: &RevisionName) {
         self.starts.remove(revision);
+    }
+
+    /// A replica stands by; its records are whole.
+    pub fn prepared(&mut self, order: &ReplicaOrder) {
+        self.prepared.insert(order.replica.clone());
+        self.idle.remove(&order.revision);
+    }
+
+    pub(super) fn is_prepared(&self, replica: &ReplicaName) -> bool {
+        self.prepared.contains(replica)
+    }
+
+    /// No replica of a revision could be made to stand by.
+    pub fn idle_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
+        fail(&mut self.idle, revision, trouble, now);
+    }
+
+    pub(super) fn idle_retry_at(&self, revision: &RevisionName) -> Option<Moment> {
+        self.idle.get(revision).map(|failure| failure.backoff.retry_at())
+    }
+
+    /// A replica was thawed: it was ready before.
+    pub fn thawed(&mut self, replica: &ReplicaName) {
+        self.thawed.insert(replica.clone());
+    }
+
+    pub(super) fn is_thawed(&self, replica: &ReplicaName) -> bool {
+        self.thawed.contains(replica)
     }
 
     /// A container was started afresh, or could not be.

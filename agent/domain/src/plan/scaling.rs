@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Doing, Memory, World, trouble};
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
-use crate::replica::Trouble;
+use crate::replica::{ContainerState, Trouble};
 use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
 use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
@@ -126,7 +126,11 @@ fn may_rest(record: &AppRecord, revision: &RevisionRecord) -> bool {
 fn living(revision: &RevisionRecord, world: World<'_>) -> u32 {
     let stops = |name| matches!(world.doing.get(name), Some(Doing::Stopping));
     let seen = world.observed.iter().filter(|(name, seen)| {
-        seen.revision == revision.name && seen.boot == world.settings.boot && !stops(*name)
+        let runs = seen.containers.values().any(|state| {
+            matches!(state, ContainerState::Running { .. } | ContainerState::Exited { .. })
+        });
+        let ours = seen.revision == revision.name && seen.boot == world.settings.boot;
+        ours && runs && !stops(*name)
     });
     u32::try_from(seen.count()).unwrap_or(u32::MAX)
 }

@@ -133,6 +133,7 @@ fn revision_status(
         ready_replicas: ready,
         wanted_replicas: record.wanted_of(revision).count(),
         scaled_by: scene.memory.scaled_by(&revision.name).to_owned(),
+        standby: scene.fleet.spares(&revision.name).first().map_or("", |spare| spare.tier.word()),
         provisioning_state: provisioning_state(record, revision, left, scene),
         running_state: running_state(record, revision, &replicas, ready, left),
         health_state: health_state(views, ready, there),

@@ -63,7 +63,7 @@ const ROWS: &[(&str, &str)] = &[
 ];
 
 /// Features of the `skerry` block that take the place of nothing in ACA.
-const OURS: &[&str] = &["standby"];
+const OURS: &[&str] = &[];
 
 type Asked = BTreeMap<String, (String, BTreeSet<&'static str>)>;
 

@@ -1,0 +1,150 @@
+//! What stands by for a revision at zero: one replica, as far from serving as its document says (`skerry.standby`), so
+//! that it comes back before anybody notices.
+//!
+//! ```text
+//!   none      records, root file systems and network      prepared ahead
+//!   created   its processes too, none of them started     prepared ahead
+//!   frozen    the last one that served, paused            once it has nothing open any more
+//! ```
+
+use std::sync::Arc;
+
+use super::{
+    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping, orders,
+};
+use crate::document::{RevisionsMode, Standby};
+use crate::state::{AppRecord, RevisionRecord, Wanted};
+use crate::status::Phase;
+
+/// How far from serving a revision is to stand by; none where nothing is to.
+fn tier(record: &AppRecord, revision: &RevisionRecord, world: World<'_>) -> Option<Tier> {
+    let rests =
+        record.wanted_of(revision) == Wanted::Asleep && revision.phase == Phase::Committed;
+    // One that is followed by another makes no plans, and a device is held by those that serve.
+    let single = record.mode() == RevisionsMode::Single;
+    let last = !single || record.latest().is_some_and(|latest| latest.name == revision.name);
+    let fetches = revision.images.is_empty() || revision.refetch;
+    if !rests || !last || fetches || !revision.template.extras.devices.is_empty() {
+        return None;
+    }
+    let asked = record.document_of(revision).map_or(Standby::None, |one| one.skerry.standby);
+    Some(match asked {
+        // Where memory is low, whoever stands by gives up what it takes of it first.
+        Standby::Created | Standby::Frozen if world.memory_low => Tier::Prepared,
+        Standby::None => Tier::Prepared,
+        Standby::Created => Tier::Created,
+        Standby::Frozen => Tier::Frozen,
+    })
+}
+
+/// Starts as many of the missing replicas as stand by; returns how many are still missing.
+pub(super) fn wake(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    missing: u32,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) -> u32 {
+    let mut missing = missing;
+    let held = memory.start_retry_at(&revision.name).is_some_and(|at| world.now < at);
+    for spare in fleet.spares(&revision.name).iter().filter(|spare| !spare.view.outdated) {
+        if missing == 0 || held || is_stopping(&spare.view.name, world, plan) {
+            return missing;
+        }
+        match orders::existing(record, revision, &spare.view, world) {
+            Ok(Some(order)) => {
+                plan.actions.push(Action::Wake(Arc::new(order), spare.tier));
+                missing -= 1;
+            }
+            Ok(None) => (),
+            Err(trouble) => {
+                memory.hold_back(&revision.name, trouble, world.now);
+                return 0;
+            }
+        }
+    }
+    missing
+}
+
+/// Pauses one of the replicas that are to go, where the last one that served is to stand by; returns the others.
+pub(super) fn freeze_one<'v, 'w>(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    current: Vec<&'v ReplicaView<'w>>,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &Memory,
+    plan: &mut Plan,
+) -> Vec<&'v ReplicaView<'w>> {
+    let stands = !fleet.spares(&revision.name).is_empty() || is_under_way(revision, world);
+    let failed = memory.idle_retry_at(&revision.name).is_some();
+    if tier(record, revision, world) != Some(Tier::Frozen) || stands || failed {
+        return current;
+    }
+    let Some(chosen) = current.iter().position(|replica| replica.ready) else { return current };
+    let mut rest = current;
+    let chosen = rest.remove(chosen);
+    plan.actions.push(Action::Freeze(chosen.name.clone(), grace(revision)));
+    rest
+}
+
+/// Has one replica stand by where one is to, and those go that are not to.
+pub(super) fn keep(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    fleet: &Fleet<'_>,
+    world: World<'_>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
+    let wanted = tier(record, revision, world);
+    let fits = |spare: &Spare<'_>| {
+        let near = match wanted {
+            // After a start of the board nobody has served yet.
+            Some(Tier::Frozen) => Tier::Created <= spare.tier,
+            Some(tier) => tier == spare.tier,
+            None => false,
+        };
+        near && !spare.view.outdated
+    };
+    let mut kept = false;
+    for spare in fleet.spares(&revision.name) {
+        let woken = plan.actions.iter().any(|action| {
+            matches!(action, Action::Wake(order, _) if order.replica == spare.view.name)
+        });
+        if woken {
+            continue;
+        }
+        if kept || !fits(spare) {
+            plan.actions.push(Action::Stop(spare.view.name.clone(), grace(revision)));
+        }
+        kept |= fits(spare);
+    }
+    let Some(wanted) = wanted else { return };
+    let freezes = plan.actions.iter().any(|action| matches!(action, Action::Freeze(..)));
+    // Those that leave have drained first: memory for one more is not taken before.
+    let leaves = !fleet.replicas(&revision.name).is_empty();
+    if kept || freezes || leaves || is_under_way(revision, world) {
+        return;
+    }
+    if let Some(at) = memory.idle_retry_at(&revision.name).filter(|at| world.now < *at) {
+        return plan.wake(at);
+    }
+    // What stands in its way is told when it is wanted.
+    if let Ok(Some(order)) = orders::fresh(record, revision, world, memory) {
+        plan.actions.push(Action::Prepare(Arc::new(order), wanted.min(Tier::Created)));
+    }
+}
+
+/// Something is being made to stand by for a revision.
+fn is_under_way(revision: &RevisionRecord, world: World<'_>) -> bool {
+    world.doing.iter().any(|(name, doing)| match doing {
+        Doing::Preparing(order) => order.revision == revision.name,
+        Doing::Freezing => {
+            world.observed.get(name).is_some_and(|seen| seen.revision == revision.name)
+        }
+        Doing::Starting(_) | Doing::Restarting(_) | Doing::Stopping => false,
+    })
+}
