@@ -325,7 +325,10 @@ pub(super) fn half_made(order: &ReplicaOrder) -> ObservedReplica {
     observed(order, containers.map(|one| (one.name.clone(), ContainerState::Created)).collect())
 }
 
-pub(super) fn observed(order: &ReplicaOrder, containers: BTreeMap<String, ContainerState>) -> ObservedReplica {
+pub(super) fn observed(
+    order: &ReplicaOrder,
+    containers: BTreeMap<String, ContainerState>,
+) -> ObservedReplica {
     ObservedReplica {
         app: order.app.clone(),
         revision: order.revision.clone(),

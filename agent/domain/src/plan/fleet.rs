@@ -249,9 +249,8 @@ impl<'a> ReplicaView<'a> {
                 state.is_none_or(|state| *state == ContainerState::Created)
             };
             // What stands by does so as a whole, and is none of these.
-            let stands_by = |state: &Option<&ContainerState>| {
-                state.is_some_and(ContainerState::stands_by)
-            };
+            let stands_by =
+                |state: &Option<&ContainerState>| state.is_some_and(ContainerState::stands_by);
             states.iter().all(never_ran) || states.iter().any(stands_by)
         };
         self.doing.is_none() && self.observed.is_some_and(cut)

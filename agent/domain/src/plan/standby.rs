@@ -18,8 +18,7 @@ use crate::status::Phase;
 
 /// How far from serving a revision is to stand by; none where nothing is to.
 fn tier(record: &AppRecord, revision: &RevisionRecord, world: World<'_>) -> Option<Tier> {
-    let rests =
-        record.wanted_of(revision) == Wanted::Asleep && revision.phase == Phase::Committed;
+    let rests = record.wanted_of(revision) == Wanted::Asleep && revision.phase == Phase::Committed;
     // One that is followed by another makes no plans, and a device is held by those that serve.
     let single = record.mode() == RevisionsMode::Single;
     let last = !single || record.latest().is_some_and(|latest| latest.name == revision.name);
@@ -111,9 +110,9 @@ pub(super) fn keep(
     };
     let mut kept = false;
     for spare in fleet.spares(&revision.name) {
-        let woken = plan.actions.iter().any(|action| {
-            matches!(action, Action::Wake(order, _) if order.replica == spare.view.name)
-        });
+        let woken = plan.actions.iter().any(
+            |action| matches!(action, Action::Wake(order, _) if order.replica == spare.view.name),
+        );
         if woken {
             continue;
         }

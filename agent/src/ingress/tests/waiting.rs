@@ -370,3 +370,34 @@ async fn no_request_is_lost_in_the_moment_in_which_the_last_replica_goes() {
     eventually(|| ended.load(Ordering::SeqCst) == 8).await;
     assert_eq!(*wrong.lock().unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_look_finds_a_replica_or_a_revision_that_is_asleep_and_never_nobody() {
+    const ROUNDS: u16 = 5000;
+    let (routes, shared) = shared(settings(), table(sleeping()));
+    let shared = Arc::new(shared);
+    let over = Arc::new(AtomicBool::new(false));
+    let (refused, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..8 {
+        let (shared, over) = (Arc::clone(&shared), Arc::clone(&over));
+        let (refused, ended) = (Arc::clone(&refused), Arc::clone(&ended));
+        Tasks::default().spawn_short(Span::none(), async move {
+            while !over.load(Ordering::SeqCst) {
+                let found = Errand::new("hello", &Side::Lan, &shared).look(&shared);
+                let nobody = matches!(found, Finding::Nobody(_));
+                refused.fetch_add(usize::from(nobody), Ordering::SeqCst);
+                yield_now().await;
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    for port in 1..=ROUNDS {
+        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        routes.send_replace(table(vec![app("hello", &[at])]));
+        yield_now().await;
+        routes.send_replace(table(sleeping()));
+    }
+    over.store(true, Ordering::SeqCst);
+    eventually(|| ended.load(Ordering::SeqCst) == 8).await;
+    assert_eq!(refused.load(Ordering::SeqCst), 0);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use domain::reason::Reason;
+use domain::replica::ContainerState;
 use domain::route::Sleep;
 use domain::scale::Asked;
 use domain::status::{AppStatus, RunningState, RunningStatus};
@@ -48,7 +49,8 @@ async fn an_app_that_nobody_asks_for_is_at_zero_after_the_cool_down_and_a_reques
     assert_eq!(status.running_status, RunningStatus::Running, "a request is served all the same");
     let revision = &status.revisions[0];
     assert_eq!((revision.running_state, revision.reason), (RunningState::ScaledToZero, None));
-    board.until_world(|world| world.replicas.is_empty() && world.namespaces.is_empty()).await;
+    let status = standing_by(&mut board, "prepared").await;
+    assert_eq!(states(&board), [ContainerState::Created], "nothing runs: {status:?}");
     assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Wakes));
     board.ask_for(REVISION, waiting(1));
     board.until("hello", has(1)).await;
@@ -124,4 +126,87 @@ async fn a_restart_of_the_agent_takes_over_what_runs_and_a_reboot_begins_at_zero
     board.until("hello", has(0)).await;
     board.run("hello", Run::Started).await.unwrap();
     board.until("hello", has(1)).await;
+}
+
+/// The states of the containers of each replica.
+fn states(board: &Board) -> Vec<ContainerState> {
+    let world = board.world();
+    world.replicas.values().flat_map(|replica| replica.containers.values().cloned()).collect()
+}
+
+async fn standing_by(board: &mut Board, tier: &str) -> AppStatus {
+    let stands = |status: &AppStatus| {
+        let revision = &status.revisions[0];
+        (revision.standby, revision.replicas) == (tier, 0)
+    };
+    board.until("hello", stands).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_zero_one_replica_stands_by_as_far_as_asked_and_is_the_one_that_comes_back() {
+    for (asked, tier) in [("none", "prepared"), ("created", "created"), ("frozen", "frozen")] {
+        let mut board = Board::start();
+        let document = format!("{}  standby: {asked}\n", with_block(&lazy()));
+        board.send("hello", &document).await.unwrap();
+        board.until("hello", has(1)).await;
+        let status = standing_by(&mut board, tier).await;
+        assert_eq!(status.revisions[0].running_state, RunningState::ScaledToZero);
+        assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Wakes));
+        let names: Vec<_> = board.world().replicas.keys().cloned().collect();
+        let (starts, created) = (board.world().starts, names.len());
+        assert_eq!(created, 1, "{asked}: {names:?}");
+        board.ask_for(REVISION, waiting(1));
+        let status = board.until("hello", has(1)).await;
+        assert_eq!(status.revisions[0].replica_list[0].name, names[0], "{asked}");
+        assert_eq!(status.revisions[0].standby, "");
+        let again = u32::from(asked != "frozen");
+        assert_eq!(board.world().starts, starts + again, "{asked}: a thaw starts nothing");
+        assert_eq!(board.backends("hello").len(), 1);
+        board.ask_for(REVISION, Asked::default());
+        standing_by(&mut board, tier).await;
+    }
+}
+
+/// `skerry` as a block, so that a line can be added to it.
+fn with_block(document: &str) -> String {
+    document.replace("skerry: {generation: 1}", "skerry:\n  generation: 1")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_by_is_adopted_and_goes_with_its_app() {
+    let mut board = Board::start();
+    let document = format!("{}  standby: frozen\n", with_block(&lazy()));
+    board.send("hello", &document).await.unwrap();
+    board.until("hello", has(1)).await;
+    standing_by(&mut board, "frozen").await;
+    let mut board = board.restart().await;
+    standing_by(&mut board, "frozen").await;
+    assert_eq!(board.world().replicas.len(), 1, "the same one");
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", has(1)).await;
+    board.ask_for(REVISION, Asked::default());
+    standing_by(&mut board, "frozen").await;
+    // Another tier is asked for: what stands by is exchanged.
+    let changed =
+        document.replace("standby: frozen", "standby: created").replace("tion: 1", "tion: 2");
+    board.send("hello", &changed).await.unwrap();
+    standing_by(&mut board, "created").await;
+    board.until_world(|world| world.replicas.len() == 1).await;
+    assert_eq!(states(&board), [ContainerState::Armed]);
+    board.delete(domain::status::Source::Local, "hello").await.unwrap_err();
+    board.run("hello", Run::Stopped).await.unwrap();
+    board.until_world(|world| world.replicas.is_empty() && world.namespaces.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_memory_is_low_what_stands_by_gives_up_what_it_takes_of_it() {
+    let mut board = Board::start();
+    let document = format!("{}  standby: created\n", with_block(&lazy()));
+    board.send("hello", &document).await.unwrap();
+    board.until("hello", has(1)).await;
+    standing_by(&mut board, "created").await;
+    board.press_or_not(true);
+    standing_by(&mut board, "prepared").await;
+    board.press_or_not(false);
+    standing_by(&mut board, "created").await;
 }

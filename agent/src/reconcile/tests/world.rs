@@ -439,6 +439,11 @@ impl Board {
         self.low.send_replace(true);
     }
 
+    /// Memory is low, or is not any more.
+    pub(super) fn press_or_not(&self, low: bool) {
+        self.low.send_replace(low);
+    }
+
     pub(super) fn release_health(&self) {
         self.held.send_replace(false);
     }

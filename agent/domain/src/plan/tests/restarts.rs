@@ -7,7 +7,7 @@ use crate::allowances::Allowances;
 use crate::document::Document;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{Digest, Moment, ReplicaName, WallTime};
-use crate::plan::{Action, Fleet, Memory, Plan, Settings, World, plan};
+use crate::plan::{Action, Fleet, Memory, Plan, Settings, Tier, World, plan};
 use crate::probe::Health;
 use crate::reason::Reason;
 use crate::replica::{ContainerState, ObservedReplica, ResolvedImage};
@@ -178,24 +178,32 @@ fn a_container_that_ended_or_is_condemned_is_started_afresh() {
 }
 
 #[test]
-fn what_stands_by_is_neither_started_afresh_nor_ready_nor_taken_for_half_made() {
+fn what_stands_by_counts_as_no_replica_and_is_woken_and_what_was_cut_short_goes() {
     let frozen = ContainerState::Frozen { since: Moment(Duration::from_secs(10)) };
-    for (main, half_made) in
-        [(ContainerState::Armed, false), (frozen, false), (ContainerState::Created, true)]
-    {
+    for (main, tier) in [
+        (ContainerState::Armed, Some(Tier::Created)),
+        (frozen, Some(Tier::Frozen)),
+        (ContainerState::Created, None),
+    ] {
         let mut board = Board::new();
         board.with(&main, |state, world, memory| {
             let fleet = Fleet::of(state, world, memory);
             let revision = &state.apps.values().next().unwrap().revisions[0];
-            let replica = &fleet.replicas(&revision.name)[0];
-            assert!(!replica.ready && !replica.is_running(revision), "{main:?}");
-            assert_eq!(replica.is_half_made(revision), half_made, "{main:?}");
+            let spares: Vec<Tier> =
+                fleet.spares(&revision.name).iter().map(|spare| spare.tier).collect();
+            assert_eq!(spares, tier.into_iter().collect::<Vec<_>>(), "{main:?}");
+            let replicas = fleet.replicas(&revision.name);
+            assert_eq!(replicas.is_empty(), tier.is_some(), "{main:?}");
+            assert!(replicas.iter().all(|one| one.is_half_made(revision)), "{main:?}");
         });
         // Even where a probe condemned it before it was put to sleep.
         let planned = board.plan(&main);
-        let restarts = |action: &Action| matches!(action, Action::Restart(..));
-        assert!(!planned.actions.iter().any(restarts), "{main:?}: {planned:?}");
-        assert_eq!(planned.actions.is_empty(), !half_made, "{main:?}: {planned:?}");
+        let as_asked = match (planned.actions.as_slice(), tier) {
+            ([Action::Wake(_, woken)], Some(tier)) => *woken == tier,
+            ([Action::Stop(..), ..], None) => true,
+            _ => false,
+        };
+        assert!(as_asked, "{main:?}: {planned:?}");
     }
 }
 

@@ -27,6 +27,8 @@ impl Run {
         match action {
             Action::Fetch(order) => drop(self.agent.fetching.insert(order.revision.clone())),
             Action::Survey(app, _) => drop(self.agent.surveying.insert(app.clone())),
+            // Nobody scales here, so nothing goes to zero and stands by.
+            Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => (),
             Action::Start(order) => {
                 doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(order)));
             }
@@ -55,6 +57,7 @@ impl Run {
                 let after = self.dice.span(5, 30_000);
                 self.soon(after, Event::Fetched(order));
             }
+            Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => (),
             Action::Start(order) => self.begin_start(order),
             Action::Restart(order, container, grace) => {
                 let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
@@ -192,7 +195,7 @@ impl Run {
                 self.agent.sight.ended.remove(name);
                 return self.look();
             }
-            Some(Doing::Restarting(_)) | None => return,
+            Some(Doing::Restarting(_) | Doing::Preparing(_) | Doing::Freezing) | None => return,
         };
         self.agent.doing.remove(name);
         self.end(name);
@@ -377,6 +380,7 @@ fn image(reference: &String) -> (String, ResolvedImage) {
 fn short(action: &Action) -> String {
     match action {
         Action::Fetch(order) => format!("fetch {}", order.revision),
+        Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => format!("{action:?}"),
         Action::Start(order) => format!("start {} at {}", order.replica, order.place.address),
         Action::Restart(order, container, _) => format!("restart {container} of {}", order.replica),
         Action::Stop(replica, grace) => format!("stop {replica} within {grace:?}"),

@@ -25,6 +25,9 @@ impl Run {
         for action in actions {
             match action {
                 Action::Fetch(_) | Action::Survey(..) => (),
+                Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => {
+                    return broken("something goes to zero", format!("{action:?}"));
+                }
                 Action::Start(order) => {
                     let record = self.agent.state.apps.get(&order.app);
                     let Some(record) = record else {
@@ -58,6 +61,7 @@ impl Run {
                     }
                     continue;
                 }
+                Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => continue,
                 Action::Survey(app, _) => {
                     if agent.surveying.contains(app) {
                         return broken("ordered twice", app.to_string());
@@ -116,7 +120,7 @@ impl Run {
                 let unseen = !self.agent.sight.replicas.contains_key(*name);
                 order.app == record.name && unseen && !stopping(name)
             }
-            Doing::Stopping => false,
+            Doing::Stopping | Doing::Preparing(_) | Doing::Freezing => false,
         });
         let starts = actions
             .iter()
