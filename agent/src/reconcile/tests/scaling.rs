@@ -76,9 +76,11 @@ async fn a_load_is_followed_up_in_steps_and_down_after_a_while() {
 #[tokio::test(start_paused = true)]
 async fn a_wake_that_fails_is_told_with_its_reason_and_tried_again() {
     let mut board = board().await;
-    board.until("hello", has(0)).await;
+    // Nothing can be made to stand by for it either.
     board.world().volume_trouble =
         Some(domain::replica::Trouble { reason: Reason::VolumeFailed, details: "no".to_owned() });
+    let status = board.until("hello", has(0)).await;
+    assert_eq!((status.revisions[0].standby, status.revisions[0].reason), ("", None));
     board.ask_for(REVISION, waiting(1));
     board.until("hello", |status| status.revisions[0].reason == Some(Reason::VolumeFailed)).await;
     assert_eq!(board.sleep_of("hello", REVISION), Some(Sleep::Fails(Reason::VolumeFailed)));
