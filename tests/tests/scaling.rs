@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use system_tests::{Board, Client, Document, Image, LONG, Shared, Stage, eventually, now};
+use system_tests::{Answer, Board, Client, Document, Image, LONG, Shared, Stage, eventually, now};
 
 static STAGE: Shared<Stage> = Shared::new();
 
@@ -64,14 +64,11 @@ fn an_app_goes_to_zero_by_itself_and_a_request_wakes_it() -> Result<()> {
     let client = stage.board.lan_client();
     stage.control.desire("lazy", lazy())?;
     client.await_status("lazy", "/", 200)?;
-    for _ in 0..3 {
-        let status = await_zero(&stage, "lazy")?;
-        assert_eq!(status["runningStatus"], "Running");
-        assert_eq!(status["revisions"][0]["reason"], "");
-        await_gone(&stage, "lazy")?;
-        answers(&client, "lazy")?;
-    }
-    Ok(())
+    let status = await_zero(&stage, "lazy")?;
+    assert_eq!(status["runningStatus"], "Running");
+    assert_eq!(status["revisions"][0]["reason"], "");
+    await_gone(&stage, "lazy")?;
+    answers(&client, "lazy")
 }
 
 #[test]
@@ -141,8 +138,9 @@ fn a_scale_target_holds_over_restarts_and_makes_no_revision() -> Result<()> {
     assert_eq!(status["scaleTarget"], "replicas=2");
     stage.control.publish("apps/target/scale", r#"{"replicas": 0}"#)?;
     await_zero(&stage, "target")?;
-    let answer = stage.board.lan_client().get("target", "/")?;
-    assert_eq!((answer.status, answer.text().split(':').next()), (503, Some("PinnedToZero")));
+    let pinned = |answer: &Answer| answer.text().starts_with("PinnedToZero:");
+    let answer = stage.board.lan_client().await_answer("target", "/", pinned)?;
+    assert_eq!(answer.status, 503);
     stage.control.publish("apps/target/scale", "")?;
     stage.control.await_status("target", |status| status["scaleTarget"] == "")?;
     await_zero(&stage, "target")?;
@@ -214,5 +212,77 @@ fn a_wake_that_fails_says_why_and_a_rule_that_nobody_knows_is_a_warning() -> Res
     assert_eq!(answer.text().split(':').next(), Some("StorageMissing"));
     stage.control.publish("environments/default/desired", known)?;
     client.await_status("fails", "/", 200)?;
+    Ok(())
+}
+
+/// Processes of the app that are made and not started.
+fn made_processes(stage: &Stage, app: &str) -> Result<usize> {
+    let filter = format!("labels.\"skerry.io/app\"=={app}");
+    let ours = stage.board.ctr(["containers", "list", "--quiet", filter.as_str()])?;
+    let tasks = stage.board.ctr(["tasks", "list"])?;
+    let made = tasks.lines().filter(|row| row.contains("CREATED"));
+    Ok(made.filter(|row| ours.lines().any(|id| row.starts_with(id))).count())
+}
+
+#[test]
+fn each_standby_tier_holds_what_it_says_and_comes_back_from_it() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    for (asked, tier, running, waiting) in
+        [("none", "prepared", 0, 0), ("created", "created", 0, 1), ("frozen", "frozen", 1, 0)]
+    {
+        let app = format!("tier-{asked}");
+        stage.control.desire(&app, lazy().skerry("standby", asked))?;
+        client.await_status(&app, "/", 200)?;
+        let mut replicas = Vec::new();
+        for _ in 0..3 {
+            stage.board.cli(["scale", app.as_str(), "--to-zero"])?;
+            stage.control.await_status(&app, |status| {
+                status["revisions"][0]["standby"] == tier && status["revisions"][0]["replicas"] == 0
+            })?;
+            // The one that served goes beside it.
+            eventually("the tier alone", LONG, || {
+                let held = (stage.board.pids_of(&app)?.len(), made_processes(&stage, &app)?);
+                ensure!(held == (running, waiting), "{asked} holds {held:?}");
+                Ok(())
+            })?;
+            let answer = client.get(&app, "/")?;
+            ensure!(answer.status == 200, "{asked}: {} {}", answer.status, answer.text());
+            replicas.push(answer.json()["replica"].as_str().unwrap_or_default().to_owned());
+        }
+        replicas.dedup();
+        // The frozen one is the same each time, the others are made anew.
+        ensure!(replicas.len() == if asked == "frozen" { 1 } else { 3 }, "{asked}: {replicas:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_stands_by_outlives_the_agent_and_goes_with_its_app() -> Result<()> {
+    let mut stage = Stage::start(prepare)?;
+    let by = |stage: &Stage, app: &str, tier: &str| {
+        let tier = tier.to_owned();
+        stage.control.await_status(app, move |status| status["revisions"][0]["standby"] == *tier)
+    };
+    for tier in ["created", "frozen"] {
+        stage.control.desire(tier, lazy().skerry("standby", tier))?;
+        stage.board.lan_client().await_status(tier, "/", 200)?;
+        by(&stage, tier, tier)?;
+    }
+    let before = (stage.board.pids_of("created")?, stage.board.pids_of("frozen")?);
+    stage.board.kill_agent()?;
+    stage.board.launch()?;
+    let client = stage.board.lan_client();
+    for tier in ["created", "frozen"] {
+        by(&stage, tier, tier)?;
+    }
+    assert_eq!((stage.board.pids_of("created")?, stage.board.pids_of("frozen")?), before);
+    for tier in ["created", "frozen"] {
+        client.await_status(tier, "/", 200)?;
+        stage.board.cli(["scale", tier, "--to-zero"])?;
+        by(&stage, tier, tier)?;
+        stage.control.remove(tier)?;
+        await_gone(&stage, tier)?;
+    }
     Ok(())
 }

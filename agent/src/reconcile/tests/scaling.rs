@@ -94,9 +94,9 @@ async fn a_person_sends_it_to_zero_unless_something_keeps_it() {
     board.ask_for(REVISION, Asked { begun: 100, open: 0, waiting: 0 });
     board.to_zero("hello").await.unwrap();
     board.until("hello", has(0)).await;
-    assert_eq!(board.told(Reason::SentToZero), 1);
     board.ask_for(REVISION, waiting(1));
     board.until("hello", has(1)).await;
+    assert_eq!(board.told(Reason::SentToZero), 1);
     board.scale("hello", "{minReplicas: 2}").await.unwrap();
     board.until("hello", has(2)).await;
     let refused = board.to_zero("hello").await.unwrap_err();
