@@ -42,7 +42,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let _ = reply.send(self.scale(&app, &payload).await);
             }
             Request::ToZero { app, reply } => {
-                let _ = reply.send(self.to_zero(&app));
+                let _ = reply.send(self.send_to_zero(&app));
             }
             Request::Delete { source, app, force, reply } => {
                 let _ = reply.send(self.delete(source, &app, force).await);
@@ -284,7 +284,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// Nothing of it is stored: it ends with the next request, and with the agent.
-    fn to_zero(&mut self, app: &AppName) -> Result<(), Refusal> {
+    fn send_to_zero(&mut self, app: &AppName) -> Result<(), Refusal> {
         let record = self.known(app)?;
         self.memory
             .send_to_zero(&record)

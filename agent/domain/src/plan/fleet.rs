@@ -243,15 +243,12 @@ impl<'a> ReplicaView<'a> {
     /// that was cut short.
     pub(super) fn is_half_made(&self, revision: &RevisionRecord) -> bool {
         let cut = |observed: &ObservedReplica| {
-            let names = revision.template.containers.iter().map(|one| &one.name);
-            let states: Vec<_> = names.map(|name| observed.containers.get(name)).collect();
-            let never_ran = |state: &Option<&ContainerState>| {
-                state.is_none_or(|state| *state == ContainerState::Created)
-            };
+            let names = || revision.template.containers.iter().map(|one| &one.name);
+            let state = |name| observed.containers.get(name);
+            let none_ran = names()
+                .all(|name| state(name).is_none_or(|state| *state == ContainerState::Created));
             // What stands by does so as a whole, and is none of these.
-            let stands_by =
-                |state: &Option<&ContainerState>| state.is_some_and(ContainerState::stands_by);
-            states.iter().all(never_ran) || states.iter().any(stands_by)
+            none_ran || names().any(|name| state(name).is_some_and(ContainerState::stands_by))
         };
         self.doing.is_none() && self.observed.is_some_and(cut)
     }

@@ -172,13 +172,13 @@ impl Scaler {
 
     fn asleep(&mut self, terms: &Terms<'_>, now: Moment) -> Decision {
         let called = |metric: &&Metric<'_>| metric.calls || (metric.active && !self.dismissed);
-        let Some(caller) = terms.metrics.iter().find(called) else {
+        let Some(first) = terms.metrics.iter().find(called) else {
             return Decision { count: 0, by: String::new(), again: None };
         };
         // One first; the formula holds from the next window on.
         *self = Self { stepped: Some(now), active: true, ..Self::new(1.min(terms.max), now) };
         let again = Some(now.after(WINDOW));
-        Decision { count: self.count, by: caller.rule.to_owned(), again }
+        Decision { count: self.count, by: first.rule.to_owned(), again }
     }
 
     fn fall_asleep(&mut self) {

@@ -20,7 +20,7 @@ fn asks_for(desired: u32) -> Metric<'static> {
 }
 
 fn terms(min: u32, max: u32, metric: Metric<'_>) -> Terms<'_> {
-    let cooldown = Duration::from_secs(300);
+    let cooldown = Duration::from_mins(5);
     Terms { min, max, rests: true, cooldown, metrics: vec![metric] }
 }
 

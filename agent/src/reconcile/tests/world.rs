@@ -407,7 +407,7 @@ impl Board {
                 () = probe(probes, held_rx, health) => (),
             }
         });
-        Self { shared, inbox, published, tasks, pulse, held, demand, low, public_key }
+        Self { shared, inbox, published, tasks, pulse, demand, held, low, public_key }
     }
 
     /// The agent ends and starts again; the board runs on.

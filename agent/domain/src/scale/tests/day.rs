@@ -11,7 +11,6 @@ const DAY: u64 = 86_400;
 /// Requests in a second at a second of the day: none at night, a peak at noon, a burst at half past three.
 fn rate(secs: u64) -> u64 {
     match secs / 60 {
-        0..360 => 0,
         360..600 => 15,
         600..720 => 45,
         720..780 => 95,
