@@ -36,6 +36,7 @@ use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName}
 use domain::plan::{Doing, Memory, Plan, Settings, Tier, World, plan, scale};
 use domain::reason::Reason;
 use domain::replica::{Listener, ObservedReplica, ResolvedImage, Survey, Trouble};
+use domain::rollout::Told;
 use domain::state::State;
 use domain::status::Source;
 use futures_util::future::BoxFuture;
@@ -327,6 +328,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         self.rounds += 1;
         self.settle(&plan.environments, now);
+        for Told { app, revision, reason, message } in std::mem::take(&mut plan.told) {
+            self.emit(reason, Some(&app), Some(&revision), None, message);
+        }
         let deeds: Vec<Deed> = std::mem::take(&mut plan.actions)
             .into_iter()
             .map(|action| self.order(action))

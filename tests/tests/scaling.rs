@@ -286,3 +286,69 @@ fn what_stands_by_outlives_the_agent_and_goes_with_its_app() -> Result<()> {
     }
     Ok(())
 }
+
+/// A custom rule of a worker that is looked at every second.
+fn custom(kind: &str, metadata: Value) -> Document {
+    let rule = json!([{ "name": "rule", "custom": { "type": kind, "metadata": metadata } }]);
+    rules(lazy(), rule).set("/template/scale/pollingInterval", 1)
+}
+
+#[test]
+fn messages_of_the_broker_wake_a_worker() -> Result<()> {
+    let stage = stage()?;
+    let topic = format!("skerry/v1/{}/orders/+", stage.board.device());
+    let metadata = json!({ "topic": topic, "mode": "rate", "value": "1" });
+    stage.control.desire("worker", custom("mqtt", metadata).without_ingress())?;
+    await_replicas(&stage, "worker", 1)?;
+    await_zero(&stage, "worker")?;
+    let status = eventually("the worker to be woken", LONG, || {
+        for n in 0..20 {
+            stage.control.publish_soon(&format!("orders/{n}"), "one")?;
+        }
+        let status = stage.control.latest("apps/worker/status").context("no status")?.json();
+        ensure!(1 <= status["revisions"][0]["readyReplicas"].as_u64().unwrap_or(0), "{status}");
+        Ok(status)
+    })?;
+    assert_eq!(status["revisions"][0]["scaledBy"], "rule");
+    await_zero(&stage, "worker")?;
+    Ok(())
+}
+
+#[test]
+fn a_number_of_another_app_says_how_many() -> Result<()> {
+    let stage = stage()?;
+    let source = Document::new("test.local/app:1").env("DEPTH", "7");
+    stage.control.desire("source", source)?;
+    stage.control.await_running("source")?;
+    let metadata =
+        json!({ "url": "http://source/env", "valueLocation": "DEPTH", "targetValue": "2" });
+    stage.control.desire("by-number", custom("metrics-api", metadata).without_ingress())?;
+    await_replicas(&stage, "by-number", 4)?;
+    // A source that answers nothing says so, and what there is stays.
+    let metadata =
+        json!({ "url": "http://nowhere/env", "valueLocation": "DEPTH", "targetValue": "2" });
+    stage.control.desire("by-nothing", custom("metrics-api", metadata).without_ingress())?;
+    stage.control.await_reason("by-nothing", "ScalerFailed")?;
+    Ok(())
+}
+
+#[test]
+fn what_replicas_use_makes_more_of_them() -> Result<()> {
+    let stage = stage()?;
+    let client = stage.board.lan_client();
+    let metadata = json!({ "type": "Utilization", "value": "20" });
+    let document = custom("cpu", metadata).set("/template/scale/maxReplicas", 2);
+    stage.control.desire("hot", document)?;
+    client.await_status("hot", "/", 200)?;
+    let status = eventually("a second replica", 2 * LONG, || {
+        let answer = client.get("hot", "/download?bytes=50000000")?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        let status = stage.control.latest("apps/hot/status").context("no status")?.json();
+        ensure!(status["revisions"][0]["readyReplicas"] == 2, "{status}");
+        Ok(status)
+    })?;
+    assert_eq!(status["revisions"][0]["scaledBy"], "rule");
+    let refused = stage.board.try_cli(["scale", "hot", "--to-zero"])?;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("KeepsReplicas"));
+    Ok(())
+}

@@ -27,7 +27,7 @@ use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName, 
 use crate::probe::HealthReport;
 use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
-use crate::rollout::{self, Step};
+use crate::rollout::{self, Step, Told};
 use crate::scale::{Demand, Readings};
 use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
@@ -145,6 +145,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Things to do.
     pub actions: Vec<Action>,
+    /// What is to be told of them.
+    pub told: Vec<Told>,
     /// Environments whose network has to stand.
     pub environments: BTreeSet<EnvironmentName>,
     /// When to look again, if nothing happens before.

@@ -135,7 +135,7 @@ reasons! {
     RevisionRetired: "The revision's replicas are being stopped.", "Nothing to do.";
     RevisionStarting: "The revision's replicas start beside those that serve.", "Nothing to do.";
     RevisionOnTrial: "The revision is ready and has the traffic, on trial.", "Nothing to do: it is committed when its probation is over.";
-    StandbyGivenUp: "Memory is low: the revision that stood by for the one on trial gave up its replica.", "Nothing to do: it is started again if the one on trial fails.";
+    StandbyGivenUp: "Memory is low, and a replica that stood by gave up what it took of it.", "Nothing to do: one is started when it is needed.";
     RevisionCommitted: "The revision has the traffic for good.", "Nothing to do.";
     RevisionRolledBack: "The revision failed; the traffic is with the last one that was committed.", "See `skerry explain APP`; change the template, or set skerry.force: true.";
     RevisionActivated: "A person activated the revision.", "Nothing to do.";

@@ -157,7 +157,7 @@ impl<'a> Fleet<'a> {
 /// may be what is left of a start.
 fn spare_tier(view: &ReplicaView<'_>, revision: &RevisionRecord, memory: &Memory) -> Option<Tier> {
     let tier = Tier::of(view.observed.filter(|_| view.doing.is_none())?, revision)?;
-    (tier != Tier::Prepared || memory.is_prepared(&view.name)).then_some(tier)
+    (tier != Tier::Prepared || memory.prepared_by(&view.name).is_some()).then_some(tier)
 }
 
 /// In the environment that its app is in now: a change of it needs new replicas, in the other network.

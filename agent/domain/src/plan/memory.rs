@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::World;
 use super::scaling::Scaled;
@@ -30,7 +31,7 @@ pub struct Memory {
     /// Where replicas listen whose port was found closed.
     listeners: BTreeMap<ReplicaName, Vec<Listener>>,
     /// Replicas that stand by, made whole by this run of the agent.
-    prepared: BTreeSet<ReplicaName>,
+    prepared: BTreeMap<ReplicaName, Arc<ReplicaOrder>>,
     /// Replicas that were frozen while they were ready, and run again.
     thawed: BTreeSet<ReplicaName>,
     /// Why nothing could be made to stand by for a revision.
@@ -130,7 +131,7 @@ impl Memory {
         };
         self.containers.retain(|name, _| there(name));
         self.listeners.retain(|name, _| there(name));
-        self.prepared.retain(there);
+        self.prepared.retain(|name, _| there(name));
         self.thawed.retain(there);
         self.idle.retain(|name, _| revisions.contains(name));
         self.started_here.retain(there);
@@ -245,13 +246,14 @@ impl Memory {
     }
 
     /// A replica stands by; its records are whole.
-    pub fn prepared(&mut self, order: &ReplicaOrder) {
-        self.prepared.insert(order.replica.clone());
+    pub fn prepared(&mut self, order: &Arc<ReplicaOrder>) {
+        self.prepared.insert(order.replica.clone(), Arc::clone(order));
         self.idle.remove(&order.revision);
     }
 
-    pub(super) fn is_prepared(&self, replica: &ReplicaName) -> bool {
-        self.prepared.contains(replica)
+    /// What a replica that stands by was made of, where this run of the agent has made it.
+    pub(super) fn prepared_by(&self, replica: &ReplicaName) -> Option<&ReplicaOrder> {
+        self.prepared.get(replica).map(Arc::as_ref)
     }
 
     /// No replica of a revision could be made to stand by.

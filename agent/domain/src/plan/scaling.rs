@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Doing, Memory, World, trouble};
+use crate::document::RevisionsMode;
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::{ContainerState, Trouble};
+use crate::route::Transport;
 use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
 use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
@@ -85,11 +87,13 @@ fn one(
     let ingress = document.is_some_and(|document| document.configuration.ingress.is_some());
     let asks = scale::asks(&revision.name, &revision.template, ingress, sight);
     let (min, max) = record.bounds_of(revision);
+    // What stands by for one on trial stays awake; what was at zero before that one came stays there.
+    let rests = may_rest(record, revision) && !(awake && is_followed(record, revision));
     let cooldown = revision.template.scale.cooldown_period_secs;
     let terms = Terms {
         min,
         max,
-        rests: revision.phase == Phase::Committed && may_rest(record, revision),
+        rests: revision.phase == Phase::Committed && rests,
         cooldown: Duration::from_secs(cooldown.into()),
         metrics: asks.metrics,
     };
@@ -117,9 +121,18 @@ fn unreadable(record: &AppRecord, revision: &RevisionRecord) -> Option<Trouble> 
     })
 }
 
-/// Its bounds and its rules allow it to have no replica.
+/// Its bounds and its rules allow it to have no replica. Without TCP ingress nothing would wake an app that speaks TCP.
 fn may_rest(record: &AppRecord, revision: &RevisionRecord) -> bool {
-    record.bounds_of(revision).0 == 0 && !scale::needs_a_replica(&revision.template)
+    let document = record.document_of(revision);
+    let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
+    let tcp = ingress.is_some_and(|ingress| ingress.transport == Transport::Tcp);
+    record.bounds_of(revision).0 == 0 && !scale::needs_a_replica(&revision.template) && !tcp
+}
+
+/// Another one is to take over from it.
+fn is_followed(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
+    record.mode() == RevisionsMode::Single && newer.into_iter().any(|one| one.active)
 }
 
 /// Replicas of a revision that run, or are about to.

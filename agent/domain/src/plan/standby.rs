@@ -13,6 +13,9 @@ use super::{
     Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping, orders,
 };
 use crate::document::{RevisionsMode, Standby};
+use crate::reason::Reason;
+use crate::replica::ReplicaOrder;
+use crate::rollout::Told;
 use crate::state::{AppRecord, RevisionRecord, Wanted};
 use crate::status::Phase;
 
@@ -53,11 +56,12 @@ pub(super) fn wake(
             return missing;
         }
         match orders::existing(record, revision, &spare.view, world) {
-            Ok(Some(order)) => {
+            // One that was made of something else goes, and another is made.
+            Ok(Some(order)) if is_as_made(spare, &order, memory) => {
                 plan.actions.push(Action::Wake(Arc::new(order), spare.tier));
                 missing -= 1;
             }
-            Ok(None) => (),
+            Ok(_) => (),
             Err(trouble) => {
                 memory.hold_back(&revision.name, trouble, world.now);
                 return 0;
@@ -106,7 +110,11 @@ pub(super) fn keep(
             Some(tier) => tier == spare.tier,
             None => false,
         };
-        near && !spare.view.outdated
+        let made = || match orders::existing(record, revision, &spare.view, world) {
+            Ok(Some(order)) => is_as_made(spare, &order, memory),
+            Ok(None) | Err(_) => true,
+        };
+        near && !spare.view.outdated && made()
     };
     let mut kept = false;
     for spare in fleet.spares(&revision.name) {
@@ -116,10 +124,12 @@ pub(super) fn keep(
         if woken {
             continue;
         }
-        if kept || !fits(spare) {
+        let fits = fits(spare);
+        if kept || !fits {
             plan.actions.push(Action::Stop(spare.view.name.clone(), grace(revision)));
+            plan.told.extend(given_up(record, spare, wanted, world));
         }
-        kept |= fits(spare);
+        kept |= fits;
     }
     let Some(wanted) = wanted else { return };
     let freezes = plan.actions.iter().any(|action| matches!(action, Action::Freeze(..)));
@@ -135,6 +145,27 @@ pub(super) fn keep(
     if let Ok(Some(order)) = orders::fresh(record, revision, world, memory) {
         plan.actions.push(Action::Prepare(Arc::new(order), wanted.min(Tier::Created)));
     }
+}
+
+/// It is made of what it would be made of now: a secret or a storage may have changed since. What served keeps what it
+/// was started with, as whatever runs does.
+fn is_as_made(spare: &Spare<'_>, order: &ReplicaOrder, memory: &Memory) -> bool {
+    let made = memory.prepared_by(&spare.view.name);
+    spare.tier == Tier::Frozen || made.is_none_or(|made| made == order)
+}
+
+/// What is told of one that goes for want of memory.
+fn given_up(
+    record: &AppRecord,
+    spare: &Spare<'_>,
+    wanted: Option<Tier>,
+    world: World<'_>,
+) -> Option<Told> {
+    let revision = spare.view.observed?.revision.clone();
+    let goes = world.memory_low && wanted.is_some_and(|wanted| wanted < spare.tier);
+    let message = format!("{} stood by as {}", spare.view.name, spare.tier.word());
+    let reason = Reason::StandbyGivenUp;
+    goes.then(|| Told { app: record.name.clone(), revision, reason, message })
 }
 
 /// Something is being made to stand by for a revision.

@@ -211,4 +211,27 @@ async fn where_memory_is_low_what_stands_by_gives_up_what_it_takes_of_it() {
     standing_by(&mut board, "prepared").await;
     board.press_or_not(false);
     standing_by(&mut board, "created").await;
+    assert_eq!(board.told(Reason::StandbyGivenUp), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_by_is_made_anew_where_a_secret_changed() {
+    let mut board = Board::start();
+    let secret = "env: [{name: KEY, secretRef: key}]}]";
+    let document = format!("{}  standby: created\n", with_block(&lazy()))
+        .replace("}]\n", &format!(", {secret}\n"))
+        .replace("configuration:\n", "configuration:\n    secrets: [{name: key, value: old}]\n");
+    board.send("hello", &document).await.unwrap();
+    board.until("hello", has(1)).await;
+    standing_by(&mut board, "created").await;
+    let before: Vec<_> = board.world().replicas.keys().cloned().collect();
+    board.set_secret("hello", "key", Some("new")).await.unwrap();
+    board
+        .until_world(|world| {
+            let mut names = world.replicas.keys();
+            world.replicas.len() == 1 && names.all(|name| !before.contains(name))
+        })
+        .await;
+    assert_eq!(board.world().given["key"].0, "new");
+    standing_by(&mut board, "created").await;
 }

@@ -9,6 +9,7 @@ mod ingress;
 mod sample;
 mod starts;
 mod table;
+mod wakes;
 
 use std::env;
 use std::fs;
@@ -25,9 +26,10 @@ const IMAGE: &str = "test.local/bench:1";
 type Part = fn(&mut Table) -> Result<()>;
 
 /// What is measured, in this order.
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("size", size),
     ("starts", starts::measure),
+    ("wakes", wakes::measure),
     ("idle", idle::measure),
     ("adoption", adoption::measure),
     ("ingress", ingress::measure),

@@ -29,6 +29,11 @@ impl Sample {
         format!("{:.0} ms ({:.0}–{:.0})", self.median(), self.at(0.25), self.at(0.75))
     }
 
+    /// Milliseconds: the median, and what one of a hundred exceeds.
+    pub(crate) fn quantiles(&self) -> String {
+        format!("p50 {:.1} ms, p99 {:.1} ms", self.at(0.5), self.at(0.99))
+    }
+
     /// A ratio: the median, and where the middle half lies.
     pub(crate) fn ratio(&self) -> String {
         format!("{:.2} × ({:.2}–{:.2})", self.median(), self.at(0.25), self.at(0.75))

@@ -76,7 +76,7 @@ fn by_document(stage: &Stage, name: &str) -> Result<Duration> {
     Ok(taken)
 }
 
-fn by_ctr(board: &Board, name: &str) -> Result<Duration> {
+pub(crate) fn by_ctr(board: &Board, name: &str) -> Result<Duration> {
     let client = board.lan_client().at((board.lan().board(), 18080).into());
     let begin = now();
     board.ctr([
