@@ -284,6 +284,7 @@ mod tests {
               "replicas": 1,
               "runningState": "RunningAtMaxScale",
               "scaledBy": "",
+              "standby": "",
               "trafficWeight": 100,
               "wantedReplicas": 1
             }"#]]

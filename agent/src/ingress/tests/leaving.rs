@@ -86,13 +86,16 @@ async fn nobody_is_on_a_replica_that_was_drained() {
     }
     let leave = Leave(Arc::clone(&shared));
     for port in 1..=ROUNDS {
+        // Each replica is asked for something, however busy the machine is.
+        let before = requests.load(Ordering::SeqCst);
+        eventually(|| before < requests.load(Ordering::SeqCst)).await;
         published.send_replace(routed(port + 1));
         ends(leave.drained(&replica_of(at(port)))).await;
         stopped.store(port, Ordering::SeqCst);
     }
     over.store(true, Ordering::SeqCst);
     assert_eq!(strays.load(Ordering::SeqCst), 0);
-    assert!(usize::from(ROUNDS) < requests.load(Ordering::SeqCst), "hardly anything was asked");
+    assert!(usize::from(ROUNDS) <= requests.load(Ordering::SeqCst), "hardly anything was asked");
 }
 
 #[tokio::test]

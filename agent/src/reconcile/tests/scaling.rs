@@ -6,9 +6,9 @@ use domain::reason::Reason;
 use domain::replica::ContainerState;
 use domain::route::Sleep;
 use domain::scale::Asked;
-use domain::status::{AppStatus, RunningState, RunningStatus};
+use domain::status::{AppStatus, Phase, RunningState, RunningStatus};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::world::{Board, document};
 use crate::inbox::Run;
@@ -234,4 +234,38 @@ async fn what_stands_by_is_made_anew_where_a_secret_changed() {
         .await;
     assert_eq!(board.world().given["key"].0, "new");
     standing_by(&mut board, "created").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_nothing_could_wake_again_keeps_one_replica() {
+    let mut board = Board::start();
+    board.send("hello", &lazy().replace("8080}", "8080, transport: tcp}")).await.unwrap();
+    board.until("hello", has(1)).await;
+    sleep(Duration::from_hours(1)).await;
+    board.until("hello", has(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_one_that_stands_by_for_one_on_trial_stays_awake_until_the_trial_is_over() {
+    let mut board = Board::start();
+    let quick = lazy().replace("maxReplicas: 6", "maxReplicas: 6, cooldownPeriod: 1");
+    board.send("hello", &quick).await.unwrap();
+    board.until("hello", has(1)).await;
+    let next = quick.replace(":v1", ":v2").replace("generation: 1", "generation: 2");
+    board.send("hello", &next).await.unwrap();
+    board.until("hello", |status| status.revisions[0].phase == Phase::Probation).await;
+    sleep(Duration::from_secs(50)).await;
+    let status = board.until("hello", |_| true).await;
+    assert_eq!(status.revisions[0].phase, Phase::Probation);
+    let replicas: Vec<u32> = status.revisions.iter().map(|one| one.replicas).collect();
+    assert_eq!(replicas, [1, 1], "both are awake, though nobody asks for either");
+    board.until("hello", |status| !status.revisions[1].active).await;
+    board.until("hello", has(0)).await;
+    // An update of an app at zero starts the new one alone.
+    let last = next.replace(":v2", ":v3").replace("generation: 2", "generation: 3");
+    let starts = board.world().starts;
+    board.send("hello", &last).await.unwrap();
+    board.until("hello", |status| status.revisions[0].name.as_str() == "hello--0000003").await;
+    board.until("hello", |status| !status.revisions[1].active).await;
+    assert_eq!(board.world().starts, starts + 1);
 }
