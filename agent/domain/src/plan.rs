@@ -296,6 +296,7 @@ fn order_revision(
     }
     restart_all(record, revision, &current, world, memory, plan);
     let missing = allowed.saturating_sub(count).min(room(record, fleet, world, plan));
+    let missing = scaling::hold_back(record, revision, count, missing, world, memory);
     if 0 < missing && !fetch {
         let missing = standby::wake(record, revision, missing, fleet, world, memory, plan);
         start_missing(record, revision, missing, fleet, world, memory, plan);

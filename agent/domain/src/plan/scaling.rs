@@ -121,6 +121,27 @@ fn unreadable(record: &AppRecord, revision: &RevisionRecord) -> Option<Trouble> 
     })
 }
 
+/// How many of the missing replicas may come now. Where memory is low none comes that only rules ask for: each app has
+/// its least first.
+pub(super) fn hold_back(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    count: u32,
+    missing: u32,
+    world: World<'_>,
+    memory: &mut Memory,
+) -> u32 {
+    let scaled = revision.phase == Phase::Committed && revision.scaled.is_some();
+    let least = record.bounds_of(revision).0.max(1);
+    let may = least.saturating_sub(count);
+    if !scaled || !world.memory_low || missing <= may {
+        return missing;
+    }
+    let details = format!("memory is low: {count} of {} replicas", count.saturating_add(missing));
+    memory.note(&revision.name, trouble(Reason::InsufficientMemory, details));
+    may
+}
+
 /// Its bounds and its rules allow it to have no replica. Without TCP ingress nothing would wake an app that speaks TCP.
 fn may_rest(record: &AppRecord, revision: &RevisionRecord) -> bool {
     let document = record.document_of(revision);

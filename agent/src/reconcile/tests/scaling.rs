@@ -269,3 +269,20 @@ async fn the_one_that_stands_by_for_one_on_trial_stays_awake_until_the_trial_is_
     board.until("hello", |status| !status.revisions[1].active).await;
     assert_eq!(board.world().starts, starts + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_memory_is_low_no_app_grows_beyond_its_least() {
+    let mut board = board().await;
+    board.press_or_not(true);
+    board.ask_for(REVISION, Asked { begun: 15 * 25, open: 3, waiting: 0 });
+    let held = |status: &AppStatus| {
+        let revision = &status.revisions[0];
+        revision.reason == Some(Reason::InsufficientMemory) && revision.replicas == 1
+    };
+    let status = board.until("hello", held).await;
+    assert_eq!(status.revisions[0].details, "memory is low: 1 of 3 replicas");
+    assert_eq!(board.backends("hello").len(), 1, "it serves on");
+    board.press_or_not(false);
+    let status = board.until("hello", has(3)).await;
+    assert_eq!(status.revisions[0].reason, None);
+}
