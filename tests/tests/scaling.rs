@@ -288,7 +288,7 @@ fn what_stands_by_outlives_the_agent_and_goes_with_its_app() -> Result<()> {
 }
 
 /// A custom rule of a worker that is looked at every second.
-fn custom(kind: &str, metadata: Value) -> Document {
+fn custom(kind: &str, metadata: &Value) -> Document {
     let rule = json!([{ "name": "rule", "custom": { "type": kind, "metadata": metadata } }]);
     rules(lazy(), rule).set("/template/scale/pollingInterval", 1)
 }
@@ -298,7 +298,7 @@ fn messages_of_the_broker_wake_a_worker() -> Result<()> {
     let stage = stage()?;
     let topic = format!("skerry/v1/{}/orders/+", stage.board.device());
     let metadata = json!({ "topic": topic, "mode": "rate", "value": "1" });
-    stage.control.desire("worker", custom("mqtt", metadata).without_ingress())?;
+    stage.control.desire("worker", custom("mqtt", &metadata).without_ingress())?;
     await_replicas(&stage, "worker", 1)?;
     await_zero(&stage, "worker")?;
     let status = eventually("the worker to be woken", LONG, || {
@@ -322,12 +322,12 @@ fn a_number_of_another_app_says_how_many() -> Result<()> {
     stage.control.await_running("source")?;
     let metadata =
         json!({ "url": "http://source/env", "valueLocation": "DEPTH", "targetValue": "2" });
-    stage.control.desire("by-number", custom("metrics-api", metadata).without_ingress())?;
+    stage.control.desire("by-number", custom("metrics-api", &metadata).without_ingress())?;
     await_replicas(&stage, "by-number", 4)?;
     // A source that answers nothing says so, and what there is stays.
     let metadata =
         json!({ "url": "http://nowhere/env", "valueLocation": "DEPTH", "targetValue": "2" });
-    stage.control.desire("by-nothing", custom("metrics-api", metadata).without_ingress())?;
+    stage.control.desire("by-nothing", custom("metrics-api", &metadata).without_ingress())?;
     stage.control.await_reason("by-nothing", "ScalerFailed")?;
     Ok(())
 }
@@ -337,7 +337,7 @@ fn what_replicas_use_makes_more_of_them() -> Result<()> {
     let stage = stage()?;
     let client = stage.board.lan_client();
     let metadata = json!({ "type": "Utilization", "value": "20" });
-    let document = custom("cpu", metadata).set("/template/scale/maxReplicas", 2);
+    let document = custom("cpu", &metadata).set("/template/scale/maxReplicas", 2);
     stage.control.desire("hot", document)?;
     client.await_status("hot", "/", 200)?;
     let status = eventually("a second replica", 2 * LONG, || {
