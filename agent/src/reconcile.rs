@@ -64,6 +64,9 @@ const RESYNC: Duration = Duration::from_mins(1);
 /// Replicas that start at a time: more of them on four slow cores only make all of them late.
 const STARTS_AT_A_TIME: usize = 4;
 
+/// What stands by is made one after the other: nobody waits for it.
+const PREPARATIONS_AT_A_TIME: usize = 1;
+
 /// A start that takes longer waits for something else than the processor, such as an init container: others may begin.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -119,6 +122,7 @@ pub struct Reconciler<R, N, S> {
     /// When those were last asked for their ports whose target port is closed.
     asked_ports: BTreeMap<ReplicaName, Moment>,
     starts: Arc<Semaphore>,
+    preparations: Arc<Semaphore>,
     /// How each start that is under way is given up.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
@@ -263,6 +267,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             surveying: BTreeSet::new(),
             asked_ports: BTreeMap::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
+            preparations: Arc::new(Semaphore::new(PREPARATIONS_AT_A_TIME)),
             give_up: BTreeMap::new(),
             storage_trouble: None,
             almanac: Almanac::new(parts.zone_files),

@@ -187,7 +187,7 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     if world.runtime.is_some() {
         return plan;
     }
-    stop_strays(state, world, &mut plan);
+    stop_strays(state, world, memory, &mut plan);
     for record in state.apps.values() {
         // What goes makes room for what comes, and that in the same plan: nothing may call for another for a while.
         let comes = |revision: &&RevisionRecord| 0 < rollout::allowed(record, revision);
@@ -200,7 +200,7 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
 }
 
 /// Stops what no desired state asks for: replicas of apps and revisions that are gone, and of an earlier boot.
-fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
+fn stop_strays(state: &State, world: World<'_>, memory: &Memory, plan: &mut Plan) {
     for (name, observed) in world.observed {
         if world.doing.contains_key(name) {
             continue;
@@ -224,7 +224,7 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
             plan.actions.push(Action::Stop(name.clone(), grace));
         }
     }
-    stop_vain_starts(state, world, plan);
+    stop_vain_starts(state, world, memory, plan);
     for name in world.namespaces {
         if !world.observed.contains_key(name) && !world.doing.contains_key(name) {
             plan.actions.push(Action::Stop(name.clone(), Duration::ZERO));
@@ -233,15 +233,19 @@ fn stop_strays(state: &State, world: World<'_>, plan: &mut Plan) {
 }
 
 /// Gives up starts that nobody waits for any more: an init container may never end.
-fn stop_vain_starts(state: &State, world: World<'_>, plan: &mut Plan) {
+fn stop_vain_starts(state: &State, world: World<'_>, memory: &Memory, plan: &mut Plan) {
     for (name, doing) in world.doing {
-        let Doing::Starting(order) = doing else { continue };
+        let (Doing::Starting(order) | Doing::Preparing(order)) = doing else { continue };
+        let idles = |record: &AppRecord, revision: &RevisionRecord| {
+            matches!(doing, Doing::Preparing(_))
+                && standby::tier(record, revision, world, memory).is_some()
+        };
         let wanted = state.apps.get(&order.app).is_some_and(|record| {
             let revision = record.revision(&order.revision);
             revision.is_some_and(|revision| {
                 revision.mark() == order.template_digest
                     && fleet::is_at_home(record, revision, &order.environment)
-                    && 0 < rollout::allowed(record, revision)
+                    && (0 < rollout::allowed(record, revision) || idles(record, revision))
             })
         });
         if !wanted {

@@ -32,9 +32,9 @@ pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
                         probes: replica_probes(record, revision),
                         epoch: u64::from(replica.restart_count),
                         // One that was never ready was not ready either when the agent went away.
-                        adopted: replica.adopted
-                            && replica.restart_count == 0
-                            && revision.was_ready,
+                        // One that was paused while it was ready still is.
+                        adopted: replica.thawed
+                            || replica.adopted && replica.restart_count == 0 && revision.was_ready,
                     };
                     plan.insert(replica.name.clone(), target);
                 }

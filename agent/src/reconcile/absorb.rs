@@ -247,7 +247,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// It was given up in the moment in which it ended: the next plan finds it and stops it.
-    fn started_too_late(&mut self, replica: &ReplicaName) {
+    pub(super) fn started_too_late(&mut self, replica: &ReplicaName) {
         self.doing.remove(replica);
         self.end(replica);
         self.sight.ended.remove(replica);

@@ -108,6 +108,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.give_up.insert(order.replica.clone(), given_up.clone());
         let start = async move {
             let started = async {
+                if stands_by == Some(Tier::Frozen) {
+                    return start(&runtime, &network, &order, stands_by).await;
+                }
                 let turn = starts.acquire().await;
                 let mut work = pin!(start(&runtime, &network, &order, stands_by));
                 if let Ok(result) = time::timeout(TURN, &mut work).await {
@@ -135,7 +138,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn order_stop(&mut self, replica: ReplicaName, grace: Duration) -> Deed {
         info!(%replica, ?grace, "stop");
         let before = self.doing.insert(replica.clone(), Doing::Stopping);
-        if let Some(Doing::Starting(order)) = before
+        if let Some(Doing::Starting(order) | Doing::Preparing(order)) = before
             && let Some(given_up) = self.give_up.remove(&replica)
         {
             // It never served. Whoever starts it ends it; its address is taken until then.

@@ -1,5 +1,6 @@
 //! What stands by: made ahead, or paused once it has nothing open any more.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use domain::reason::Reason;
 use domain::replica::{ContainerState, ReplicaOrder, Trouble};
 use futures_util::FutureExt as _;
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::absorb::observed;
 use super::act::{lost, make, stop};
-use super::{Deed, Outcome, Reconciler};
+use super::{Deed, Outcome, Reconciler, TURN};
 use crate::network::Network;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::Store;
@@ -25,23 +27,28 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.doing.insert(order.replica.clone(), Doing::Preparing(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Prepared(order.replica.clone(), tier, Err(lost("preparation")));
-        let starts = Arc::clone(&self.starts);
+        let turns = Arc::clone(&self.preparations);
+        let given_up = CancellationToken::new();
+        self.give_up.insert(order.replica.clone(), given_up.clone());
         let prepare = async move {
-            // Whoever starts for somebody goes first: this is for nobody yet.
-            let turn = starts.acquire().await;
             let prepared = async {
-                make(&runtime, &network, &order).await?;
-                if tier == Tier::Prepared {
-                    return Ok(());
+                // One at a time, and in no start's way: this is for nobody yet.
+                let turn = turns.acquire().await;
+                let mut work = pin!(ahead(&runtime, &network, &order, tier));
+                if let Ok(result) = time::timeout(TURN, &mut work).await {
+                    return result;
                 }
-                runtime.arm(&order).await.map_err(|error| error.trouble())
+                drop(turn);
+                work.await
             };
-            let result = prepared.await;
+            let Some(result) = given_up.run_until_cancelled(prepared).await else {
+                let result = stop(&runtime, &network, &order.replica, Duration::ZERO).await;
+                return Outcome::Stopped(order.replica.clone(), result);
+            };
             if result.is_err() {
                 // What cannot be taken away now is found by the next look.
                 let _ = stop(&runtime, &network, &order.replica, Duration::ZERO).await;
             }
-            drop(turn);
             Outcome::Prepared(order.replica.clone(), tier, result)
         };
         Deed { name: "prepare", work: prepare.boxed(), lost }
@@ -53,7 +60,14 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         tier: Tier,
         result: Result<(), Trouble>,
     ) {
-        let Some(Doing::Preparing(order)) = self.doing.remove(replica) else { return };
+        self.give_up.remove(replica);
+        let order = match self.doing.get(replica) {
+            Some(Doing::Preparing(order)) => Arc::clone(order),
+            // It was given up in the moment in which it ended.
+            Some(Doing::Stopping) => return self.started_too_late(replica),
+            Some(Doing::Starting(_) | Doing::Restarting(_) | Doing::Freezing) | None => return,
+        };
+        self.doing.remove(replica);
         self.end(replica);
         match result {
             Ok(()) => {
@@ -117,4 +131,18 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         }
         self.look();
     }
+}
+
+/// As much of a replica as can be made before anybody asks for it.
+async fn ahead<R: Runtime, N: Network>(
+    runtime: &R,
+    network: &N,
+    order: &ReplicaOrder,
+    tier: Tier,
+) -> Result<(), Trouble> {
+    make(runtime, network, order).await?;
+    if tier == Tier::Prepared {
+        return Ok(());
+    }
+    runtime.arm(order).await.map_err(|error| error.trouble())
 }

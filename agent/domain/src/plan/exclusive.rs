@@ -58,7 +58,7 @@ fn present<'a>(world: World<'a>, plan: &'a Plan) -> impl Iterator<Item = Present
         |(name, seen)| Present { app: &seen.app, name, revision: &seen.revision, planned: false },
     );
     let doing = world.doing.iter().filter_map(move |(name, doing)| match doing {
-        Doing::Starting(order) | Doing::Restarting(order) => {
+        Doing::Starting(order) | Doing::Restarting(order) | Doing::Preparing(order) => {
             let unseen = !world.observed.contains_key(name);
             unseen.then_some(Present {
                 app: &order.app,
@@ -67,7 +67,7 @@ fn present<'a>(world: World<'a>, plan: &'a Plan) -> impl Iterator<Item = Present
                 planned: true,
             })
         }
-        Doing::Stopping | Doing::Preparing(_) | Doing::Freezing => None,
+        Doing::Stopping | Doing::Freezing => None,
     });
     let planned = plan.actions.iter().filter_map(|action| match action {
         Action::Start(order) | Action::Wake(order, _) => Some(Present {

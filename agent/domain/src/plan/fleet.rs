@@ -82,6 +82,8 @@ pub struct ReplicaView<'a> {
     pub restart_count: u32,
     /// Started by an earlier run of the agent.
     pub adopted: bool,
+    /// It was paused while it was ready, and runs again.
+    pub thawed: bool,
     /// Made before its revision was last restarted by a person: it serves until its successors do.
     pub outdated: bool,
 }
@@ -221,7 +223,7 @@ fn view<'a>(
     // What was ready when it was frozen is ready when it is thawed, until a probe says otherwise.
     let thawed = memory.is_thawed(name);
     let ready = runs && doing.is_none() && health.map_or(thawed, |health| health.ready);
-    let adopted = memory.is_adopted(name) || thawed;
+    let adopted = memory.is_adopted(name);
     let ordered = order.map(|order| (order.place.address, order.template_digest));
     let seen = observed.map(|observed| (observed.address, observed.template_digest));
     let (address, mark) = seen.or(ordered).unwrap_or((Ipv4Addr::UNSPECIFIED, revision.digest));
@@ -234,6 +236,7 @@ fn view<'a>(
         ready,
         restart_count,
         adopted,
+        thawed,
         outdated: mark != revision.mark(),
     }
 }

@@ -270,6 +270,11 @@ impl Memory {
         self.thawed.insert(replica.clone());
     }
 
+    /// It is started now, by this run of the agent, whoever has made it.
+    pub(super) fn starts_here(&mut self, replica: &ReplicaName) {
+        self.started_here.insert(replica.clone());
+    }
+
     pub(super) fn is_thawed(&self, replica: &ReplicaName) -> bool {
         self.thawed.contains(replica)
     }
@@ -282,6 +287,7 @@ impl Memory {
         trouble: Option<Trouble>,
         now: Moment,
     ) {
+        self.thawed.remove(replica);
         let known = self.containers.entry(replica.clone()).or_default();
         let restarts = known.entry(container.to_owned()).or_default();
         restarts.count = restarts.count.saturating_add(1);

@@ -82,10 +82,20 @@ pub(super) fn existing(
     world: World<'_>,
 ) -> Result<Option<ReplicaOrder>, Trouble> {
     check(record, revision, world)?;
+    Ok(as_made(record, revision, replica, world))
+}
+
+/// The same, whatever has been taken back since: nothing is to be started.
+pub(super) fn as_made(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    replica: &ReplicaView<'_>,
+    world: World<'_>,
+) -> Option<ReplicaOrder> {
     let mark = replica.observed.map_or(revision.mark(), |observed| observed.template_digest);
     let order = order(record, revision, replica.name.clone(), replica.address, world);
     // A container that is started afresh stays one of its replica, be that from before a restart.
-    Ok(order.map(|order| ReplicaOrder { template_digest: mark, ..order }))
+    order.map(|order| ReplicaOrder { template_digest: mark, ..order })
 }
 
 fn order(

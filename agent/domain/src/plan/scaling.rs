@@ -25,6 +25,8 @@ pub(super) struct Scaled {
     trouble: Option<Trouble>,
     /// It was at zero and has not been ready since.
     wakes: bool,
+    /// What stood by gave way to others, and comes back no more before it was awake.
+    gave_up: bool,
     /// When to decide again.
     again: Option<Moment>,
 }
@@ -32,7 +34,7 @@ pub(super) struct Scaled {
 impl Scaled {
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
-        Self { scaler, by: String::new(), trouble: None, wakes: false, again: None }
+        Self { scaler, by: String::new(), trouble: None, wakes: false, gave_up: false, again: None }
     }
 }
 
@@ -99,6 +101,7 @@ fn one(
     };
     let Decision { count, by, again } = scaled.scaler.decide(&terms, world.now);
     scaled.wakes = 0 < count && (scaled.wakes || !awake);
+    scaled.gave_up &= count == 0;
     scaled.again = again.into_iter().chain(asks.again).min();
     scaled.by = by;
     scaled.trouble = asks.trouble.or_else(|| unreadable(record, revision));
@@ -151,7 +154,7 @@ fn may_rest(record: &AppRecord, revision: &RevisionRecord) -> bool {
 }
 
 /// Another one is to take over from it.
-fn is_followed(record: &AppRecord, revision: &RevisionRecord) -> bool {
+pub(super) fn is_followed(record: &AppRecord, revision: &RevisionRecord) -> bool {
     let newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
     record.mode() == RevisionsMode::Single && newer.into_iter().any(|one| one.active)
 }
@@ -200,6 +203,17 @@ impl Memory {
     /// When the rules are to be asked again.
     pub(super) fn scale_again(&self) -> Option<Moment> {
         self.scaled.values().filter_map(|scaled| scaled.again).min()
+    }
+
+    /// What stands by for it makes room, until it was awake once more.
+    pub(super) fn give_up(&mut self, revision: &RevisionName) {
+        if let Some(scaled) = self.scaled.get_mut(revision) {
+            scaled.gave_up = true;
+        }
+    }
+
+    pub(super) fn gave_up(&self, revision: &RevisionName) -> bool {
+        self.scaled.get(revision).is_some_and(|scaled| scaled.gave_up)
     }
 
     /// It was at zero, and is on its way back.

@@ -10,33 +10,43 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping, orders,
+    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping,
+    orders, scaling,
 };
-use crate::document::{RevisionsMode, Standby};
+use crate::document::Standby;
 use crate::reason::Reason;
 use crate::replica::ReplicaOrder;
-use crate::rollout::Told;
+use crate::rollout::{self, Told};
 use crate::state::{AppRecord, RevisionRecord, Wanted};
 use crate::status::Phase;
 
 /// How far from serving a revision is to stand by; none where nothing is to.
-fn tier(record: &AppRecord, revision: &RevisionRecord, world: World<'_>) -> Option<Tier> {
+pub(super) fn tier(
+    record: &AppRecord,
+    revision: &RevisionRecord,
+    world: World<'_>,
+    memory: &Memory,
+) -> Option<Tier> {
     let rests = record.wanted_of(revision) == Wanted::Asleep && revision.phase == Phase::Committed;
-    // One that is followed by another makes no plans, and a device is held by those that serve.
-    let single = record.mode() == RevisionsMode::Single;
-    let last = !single || record.latest().is_some_and(|latest| latest.name == revision.name);
     let fetches = revision.images.is_empty() || revision.refetch;
-    if !rests || !last || fetches || !revision.template.extras.devices.is_empty() {
+    // One that is followed by another makes no plans, and a device is held by those that serve.
+    let idle = rests && !fetches && !scaling::is_followed(record, revision);
+    if !idle || !revision.template.extras.devices.is_empty() {
         return None;
     }
-    let asked = record.document_of(revision).map_or(Standby::None, |one| one.skerry.standby);
-    Some(match asked {
-        // Where memory is low, whoever stands by gives up what it takes of it first.
-        Standby::Created | Standby::Frozen if world.memory_low => Tier::Prepared,
-        Standby::None => Tier::Prepared,
-        Standby::Created => Tier::Created,
-        Standby::Frozen => Tier::Frozen,
-    })
+    // Where memory is low, whoever stands by gives up what it takes of it first.
+    let low = world.memory_low || memory.gave_up(&revision.name);
+    let asked = asked(record, revision);
+    Some(if low { Tier::Prepared } else { asked })
+}
+
+/// What its document asks for.
+fn asked(record: &AppRecord, revision: &RevisionRecord) -> Tier {
+    match record.document_of(revision).map(|one| one.skerry.standby) {
+        None | Some(Standby::None) => Tier::Prepared,
+        Some(Standby::Created) => Tier::Created,
+        Some(Standby::Frozen) => Tier::Frozen,
+    }
 }
 
 /// Starts as many of the missing replicas as stand by; returns how many are still missing.
@@ -49,15 +59,26 @@ pub(super) fn wake(
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> u32 {
-    let mut missing = missing;
+    // What is being made is the first to come.
+    let preparing = world.doing.values().filter(|doing| prepares(doing, revision)).count();
+    let mut missing = missing.saturating_sub(u32::try_from(preparing).unwrap_or(u32::MAX));
     let held = memory.start_retry_at(&revision.name).is_some_and(|at| world.now < at);
     for spare in fleet.spares(&revision.name).iter().filter(|spare| !spare.view.outdated) {
         if missing == 0 || held || is_stopping(&spare.view.name, world, plan) {
             return missing;
         }
-        match orders::existing(record, revision, &spare.view, world) {
+        let order = match spare.tier {
+            Tier::Frozen => Ok(orders::as_made(record, revision, &spare.view, world)),
+            Tier::Prepared | Tier::Created => {
+                orders::existing(record, revision, &spare.view, world)
+            }
+        };
+        match order {
             // One that was made of something else goes, and another is made.
             Ok(Some(order)) if is_as_made(spare, &order, memory) => {
+                if spare.tier != Tier::Frozen {
+                    memory.starts_here(&spare.view.name);
+                }
                 plan.actions.push(Action::Wake(Arc::new(order), spare.tier));
                 missing -= 1;
             }
@@ -69,6 +90,10 @@ pub(super) fn wake(
         }
     }
     missing
+}
+
+fn prepares(doing: &Doing, revision: &RevisionRecord) -> bool {
+    matches!(doing, Doing::Preparing(order) if order.revision == revision.name)
 }
 
 /// Pauses one of the replicas that are to go, where the last one that served is to stand by; returns the others.
@@ -83,7 +108,7 @@ pub(super) fn freeze_one<'v, 'w>(
 ) -> Vec<&'v ReplicaView<'w>> {
     let stands = !fleet.spares(&revision.name).is_empty() || is_under_way(revision, world);
     let failed = memory.idle_retry_at(&revision.name).is_some();
-    if tier(record, revision, world) != Some(Tier::Frozen) || stands || failed {
+    if tier(record, revision, world, memory) != Some(Tier::Frozen) || stands || failed {
         return current;
     }
     let Some(chosen) = current.iter().position(|replica| replica.ready) else { return current };
@@ -102,13 +127,19 @@ pub(super) fn keep(
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
-    let wanted = tier(record, revision, world);
+    let wanted = tier(record, revision, world, memory);
+    if world.memory_low && wanted.is_some() && Tier::Prepared < asked(record, revision) {
+        memory.give_up(&revision.name);
+    }
+    // What cannot be woken yet, for want of something that comes back, is not thrown away.
+    let living = fleet.replicas(&revision.name).len();
+    let missing = living < rollout::allowed(record, revision) as usize;
     let fits = |spare: &Spare<'_>| {
         let near = match wanted {
             // After a start of the board nobody has served yet.
             Some(Tier::Frozen) => Tier::Created <= spare.tier,
             Some(tier) => tier == spare.tier,
-            None => false,
+            None => missing,
         };
         let made = || match orders::existing(record, revision, &spare.view, world) {
             Ok(Some(order)) => is_as_made(spare, &order, memory),
@@ -133,8 +164,8 @@ pub(super) fn keep(
     }
     let Some(wanted) = wanted else { return };
     let freezes = plan.actions.iter().any(|action| matches!(action, Action::Freeze(..)));
-    // Those that leave have drained first: memory for one more is not taken before.
-    let leaves = !fleet.replicas(&revision.name).is_empty();
+    // Those that leave have gone first: what must be alone may run before a start.
+    let leaves = 0 < living || leaves(record, world);
     if kept || freezes || leaves || is_under_way(revision, world) {
         return;
     }
@@ -150,8 +181,7 @@ pub(super) fn keep(
 /// It is made of what it would be made of now: a secret or a storage may have changed since. What served keeps what it
 /// was started with, as whatever runs does.
 fn is_as_made(spare: &Spare<'_>, order: &ReplicaOrder, memory: &Memory) -> bool {
-    let made = memory.prepared_by(&spare.view.name);
-    spare.tier == Tier::Frozen || made.is_none_or(|made| made == order)
+    spare.tier == Tier::Frozen || memory.prepared_by(&spare.view.name) == Some(order)
 }
 
 /// What is told of one that goes for want of memory.
@@ -168,10 +198,18 @@ fn given_up(
     goes.then(|| Told { app: record.name.clone(), revision, reason, message })
 }
 
+/// A replica of the app is on its way out.
+fn leaves(record: &AppRecord, world: World<'_>) -> bool {
+    world.observed.iter().any(|(name, seen)| {
+        let doing = world.doing.get(name);
+        seen.app == record.name && matches!(doing, Some(Doing::Stopping | Doing::Freezing))
+    })
+}
+
 /// Something is being made to stand by for a revision.
 fn is_under_way(revision: &RevisionRecord, world: World<'_>) -> bool {
     world.doing.iter().any(|(name, doing)| match doing {
-        Doing::Preparing(order) => order.revision == revision.name,
+        Doing::Preparing(_) => prepares(doing, revision),
         Doing::Freezing => {
             world.observed.get(name).is_some_and(|seen| seen.revision == revision.name)
         }

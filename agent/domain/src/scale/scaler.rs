@@ -108,7 +108,9 @@ impl Scaler {
             return self.asleep(terms, now);
         }
         let mut again = None;
-        if rests && !self.active {
+        // While a rule says nothing, what there is stays.
+        let unknown = terms.metrics.iter().any(|metric| metric.desired.is_none());
+        if rests && !self.active && !unknown {
             let over = self.active_until.after(terms.cooldown);
             if over <= now {
                 self.fall_asleep();
@@ -141,14 +143,14 @@ impl Scaler {
 
     /// Takes in what the rules say now.
     fn see(&mut self, terms: &Terms<'_>, now: Moment) {
-        let active = terms.metrics.iter().any(|metric| metric.active);
+        let unknown = terms.metrics.iter().any(|metric| metric.desired.is_none());
+        let active = terms.metrics.iter().any(|metric| metric.active) || (unknown && self.active);
         if self.active && !active {
             self.active_until = now;
         }
         self.active = active;
-        self.dismissed &= active;
+        self.dismissed &= active || unknown;
         let known = terms.metrics.iter().filter_map(|metric| metric.desired).max();
-        let unknown = terms.metrics.iter().any(|metric| metric.desired.is_none());
         let held = if unknown { self.count } else { 0 };
         let asked = known.unwrap_or(0).max(held);
         if asked != self.asked {

@@ -92,8 +92,11 @@ fn sleep(record: &AppRecord, revision: &RevisionRecord, scene: Scene<'_>) -> Opt
         .filter_map(|replica| diagnosis::of_replica(revision, replica, scene.memory))
         .map(|trouble| trouble.reason);
     let failing = troubles.into_iter().find(|reason| diagnosis::is_failure(*reason));
+    // It comes as soon as another one has gone.
+    let passes = [Reason::WaitingForStop, Reason::DeviceBusy];
     let kept = scene.memory.trouble(&revision.name).or(scene.world.runtime);
-    let reason = kept.map(|trouble| trouble.reason).or(failing);
+    let kept = kept.map(|trouble| trouble.reason).filter(|reason| !passes.contains(reason));
+    let reason = kept.or(failing);
     Some(reason.map_or(Sleep::Wakes, Sleep::Fails))
 }
 

@@ -210,6 +210,12 @@ async fn where_memory_is_low_what_stands_by_gives_up_what_it_takes_of_it() {
     board.press_or_not(true);
     standing_by(&mut board, "prepared").await;
     board.press_or_not(false);
+    sleep(Duration::from_hours(1)).await;
+    standing_by(&mut board, "prepared").await;
+    // It would press again: once it was awake there is no telling.
+    board.ask_for(REVISION, waiting(1));
+    board.until("hello", has(1)).await;
+    board.ask_for(REVISION, Asked::default());
     standing_by(&mut board, "created").await;
     assert_eq!(board.told(Reason::StandbyGivenUp), 1);
 }

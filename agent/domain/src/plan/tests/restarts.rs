@@ -196,11 +196,12 @@ fn what_stands_by_counts_as_no_replica_and_is_woken_and_what_was_cut_short_goes(
             assert_eq!(replicas.is_empty(), tier.is_some(), "{main:?}");
             assert!(replicas.iter().all(|one| one.is_half_made(revision)), "{main:?}");
         });
-        // Even where a probe condemned it before it was put to sleep.
+        // Even where a probe condemned it before it was put to sleep. What an earlier run of the agent made ahead is made
+        // anew: a secret may have changed since.
         let planned = board.plan(&main);
         let as_asked = match (planned.actions.as_slice(), tier) {
-            ([Action::Wake(_, woken)], Some(tier)) => *woken == tier,
-            ([Action::Stop(..), ..], None) => true,
+            ([Action::Wake(_, woken)], Some(Tier::Frozen)) => *woken == Tier::Frozen,
+            ([Action::Stop(..), ..], None | Some(Tier::Created)) => true,
             _ => false,
         };
         assert!(as_asked, "{main:?}: {planned:?}");
