@@ -26,11 +26,13 @@ use super::fleet::{Fleet, Shared};
 pub(super) struct Tally {
     pub(super) revision: RevisionName,
     begun: AtomicU64,
+    /// The loop knows that somebody asks.
+    told: AtomicBool,
 }
 
 impl Tally {
     pub(super) fn new(revision: RevisionName) -> Self {
-        Self { revision, begun: AtomicU64::new(0) }
+        Self { revision, begun: AtomicU64::new(0), told: AtomicBool::new(false) }
     }
 
     /// A request begins. Whoever counts has to tell the ledger after it.
@@ -82,8 +84,11 @@ impl Ledger {
         Arc::clone(&entry(&mut self.entries(), revision).tally)
     }
 
-    /// A request was counted.
-    pub(super) fn asked(&self) {
+    /// A request was counted. The first one for a revision after a rest is told at once: what is about to go to zero stays.
+    pub(super) fn asked(&self, tally: &Tally) {
+        if !tally.told.load(Ordering::SeqCst) && !tally.told.swap(true, Ordering::SeqCst) {
+            self.tell(&tally.revision, |asked| asked.begun = asked.begun.max(1));
+        }
         // It counts first and looks then; one who ends the last window says so first and looks at the counts then: one
         // of the two sees the other.
         if !self.counting.load(Ordering::SeqCst) && !self.counting.swap(true, Ordering::SeqCst) {
@@ -100,7 +105,9 @@ impl Ledger {
             self.tell(revision, |asked| asked.waiting = 1);
         }
         drop(entries);
-        self.asked();
+        if !self.counting.swap(true, Ordering::SeqCst) {
+            self.first.notify_one();
+        }
     }
 
     /// A request waits no more; the last one is told at once. Those that were called are told as open with it: until
@@ -136,7 +143,7 @@ impl Ledger {
         let mut entries = self.entries();
         let mut demand = Demand::new();
         for (revision, entry) in entries.iter_mut() {
-            let begun = entry.tally.begun();
+            let begun = entry.end();
             let asked = Asked {
                 begun: begun - entry.counted,
                 open: open.get(revision).copied().unwrap_or(0),
@@ -188,6 +195,17 @@ fn entry<'a>(
 }
 
 impl Entry {
+    /// What the tally says at the end of a window. After one without a request the next is told at once again.
+    fn end(&self) -> u64 {
+        let begun = self.tally.begun();
+        if begun != self.counted {
+            return begun;
+        }
+        self.tally.told.store(false, Ordering::SeqCst);
+        // One that counted before this and looked before it too is told with this window.
+        self.tally.begun()
+    }
+
     fn is_asked(&self) -> bool {
         self.waiting != 0 || self.tally.begun() != self.counted
     }
@@ -229,23 +247,23 @@ mod tests {
         let rang = || ledger.first.notified().now_or_never().is_some();
         let tally = ledger.tally(&"hello--1".parse().unwrap());
         tally.count();
-        ledger.asked();
+        ledger.asked(&tally);
         assert!(rang(), "the first one");
         assert!(ledger.end_window(&Fleet::default()), "it was there");
         // One that is through before the word.
         tally.count();
-        ledger.asked();
+        ledger.asked(&tally);
         assert!(!ledger.rest() && !rang(), "it is seen");
         // One that has counted and looks after the word.
         assert!(ledger.end_window(&Fleet::default()) && !ledger.end_window(&Fleet::default()));
         tally.count();
         assert!(!ledger.rest(), "it is seen");
-        ledger.asked();
+        ledger.asked(&tally);
         assert!(!rang(), "a window is open");
         // One that comes later.
         assert!(ledger.end_window(&Fleet::default()) && ledger.rest());
         tally.count();
-        ledger.asked();
+        ledger.asked(&tally);
         assert!(rang(), "nobody else would see it");
     }
 

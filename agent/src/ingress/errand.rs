@@ -123,7 +123,7 @@ impl<'a> Errand<'a> {
                 return Finding::Nobody(found.service.unready);
             };
             if let Some(busy) = Busy::reserve(upstream) {
-                shared.ledger.asked();
+                shared.ledger.asked(&busy.upstream().tally);
                 return Finding::Reserved((busy, found.service.transport));
             }
             // It left between our look at the table and our word: the table in force has it no more.

@@ -73,6 +73,9 @@ async fn requests_are_told_window_by_window_until_one_without() {
     let since = time::Instant::now();
     let open = still.ask("hello");
     drop((still.ask("hello"), still.ask("other")));
+    // Whoever comes after a rest is told at once, for what is about to go to zero.
+    let told = "hello--1: 1 begun, 0 open, 0 waiting; other--1: 1 begun, 0 open, 0 waiting";
+    assert_eq!(still.next(since).await, (0, told.to_owned()));
     let told = "hello--1: 2 begun, 1 open, 0 waiting; other--1: 1 begun, 0 open, 0 waiting";
     assert_eq!(still.next(since).await, (15, told.to_owned()));
     // What stays open is told, whoever else is gone.
@@ -88,6 +91,7 @@ async fn requests_are_told_window_by_window_until_one_without() {
     let since = time::Instant::now();
     drop(still.ask("hello"));
     let told = "hello--1: 1 begun, 0 open, 0 waiting".to_owned();
+    assert_eq!(still.next(since).await, (0, told.clone()));
     assert_eq!(still.next(since).await, (15, told));
     assert_eq!(still.next(since).await, (30, String::new()));
 }
@@ -101,6 +105,8 @@ async fn what_began_at_a_replica_that_has_left_is_counted() {
     drop(still.ask("hello"));
     still.routes.send_replace(table(vec![asleep("hello", Sleep::Wakes)]));
     drop(still.shared.fleet());
+    let told = "hello--1: 1 begun, 0 open, 0 waiting".to_owned();
+    assert_eq!(still.next(since).await, (0, told));
     let told = "hello--1: 2 begun, 1 open, 0 waiting".to_owned();
     assert_eq!(still.next(since).await, (15, told));
     drop(open);
@@ -131,7 +137,7 @@ async fn the_first_that_waits_and_the_last_are_told_at_once() {
     still.routes.send_replace(table(vec![app("hello", &[at(1)])]));
     shared.waiting.call(&shared);
     // They are told as open, or it would go to sleep again before the window ends.
-    assert_eq!(still.told().unwrap(), "hello--1: 0 begun, 2 open, 0 waiting");
+    assert_eq!(still.told().unwrap(), "hello--1: 1 begun, 2 open, 0 waiting");
     let served = (first.await.unwrap(), second.await.unwrap());
     let since = time::Instant::now();
     shared.tasks.spawn(Span::none(), |stop| demand::run(Arc::clone(&shared), stop));
