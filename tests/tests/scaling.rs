@@ -36,8 +36,9 @@ fn await_replicas(stage: &Stage, app: &str, count: u64) -> Result<Value> {
     })
 }
 
+/// A window with a request and one without have to end first.
 fn await_zero(stage: &Stage, app: &str) -> Result<Value> {
-    stage.control.await_status(app, |status| {
+    stage.control.await_json(&format!("apps/{app}/status"), 2 * LONG, |status| {
         status["revisions"][0]["runningState"] == "ScaledToZero"
             && status["revisions"][0]["replicas"] == 0
     })
@@ -267,6 +268,7 @@ fn what_stands_by_outlives_the_agent_and_goes_with_its_app() -> Result<()> {
     for tier in ["created", "frozen"] {
         stage.control.desire(tier, lazy().skerry("standby", tier))?;
         stage.board.lan_client().await_status(tier, "/", 200)?;
+        stage.board.cli(["scale", tier, "--to-zero"])?;
         by(&stage, tier, tier)?;
     }
     let before = (stage.board.pids_of("created")?, stage.board.pids_of("frozen")?);

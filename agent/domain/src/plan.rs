@@ -32,7 +32,7 @@ use crate::scale::{Demand, Readings};
 use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
-pub use self::fleet::{Fleet, ReplicaView, Spare, Tier};
+pub use self::fleet::{Fleet, Origin, ReplicaView, Spare, Tier};
 pub use self::memory::{Memory, Surveyed};
 pub use self::scaling::scale;
 

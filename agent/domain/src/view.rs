@@ -9,7 +9,7 @@ mod samples;
 use std::collections::BTreeMap;
 
 use crate::document::effective_probes;
-use crate::plan::{Fleet, Memory, World};
+use crate::plan::{Fleet, Memory, Origin, World};
 use crate::probe::{ProbePlan, ProbeTarget};
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -33,8 +33,10 @@ pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
                         epoch: u64::from(replica.restart_count),
                         // One that was never ready was not ready either when the agent went away.
                         // One that was paused while it was ready still is.
-                        adopted: replica.thawed
-                            || replica.adopted && replica.restart_count == 0 && revision.was_ready,
+                        adopted: replica.origin == Origin::Freezer
+                            || replica.origin == Origin::Earlier
+                                && replica.restart_count == 0
+                                && revision.was_ready,
                     };
                     plan.insert(replica.name.clone(), target);
                 }

@@ -63,6 +63,17 @@ impl Tier {
     }
 }
 
+/// Who has started a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This run of the agent.
+    Here,
+    /// An earlier run of the agent.
+    Earlier,
+    /// It was paused while it was ready, and runs again.
+    Freezer,
+}
+
 /// All that is known of one replica.
 #[derive(Debug, Clone)]
 pub struct ReplicaView<'a> {
@@ -80,10 +91,8 @@ pub struct ReplicaView<'a> {
     pub ready: bool,
     /// Restarts of all its containers.
     pub restart_count: u32,
-    /// Started by an earlier run of the agent.
-    pub adopted: bool,
-    /// It was paused while it was ready, and runs again.
-    pub thawed: bool,
+    /// Who has started it.
+    pub origin: Origin,
     /// Made before its revision was last restarted by a person: it serves until its successors do.
     pub outdated: bool,
 }
@@ -223,7 +232,11 @@ fn view<'a>(
     // What was ready when it was frozen is ready when it is thawed, until a probe says otherwise.
     let thawed = memory.is_thawed(name);
     let ready = runs && doing.is_none() && health.map_or(thawed, |health| health.ready);
-    let adopted = memory.is_adopted(name);
+    let origin = match (thawed, memory.is_adopted(name)) {
+        (true, _) => Origin::Freezer,
+        (false, true) => Origin::Earlier,
+        (false, false) => Origin::Here,
+    };
     let ordered = order.map(|order| (order.place.address, order.template_digest));
     let seen = observed.map(|observed| (observed.address, observed.template_digest));
     let (address, mark) = seen.or(ordered).unwrap_or((Ipv4Addr::UNSPECIFIED, revision.digest));
@@ -235,13 +248,17 @@ fn view<'a>(
         health,
         ready,
         restart_count,
-        adopted,
-        thawed,
+        origin,
         outdated: mark != revision.mark(),
     }
 }
 
 impl<'a> ReplicaView<'a> {
+    /// It was ready before this run of the agent, or its last pause, as far as anybody knows.
+    pub fn is_adopted(&self) -> bool {
+        self.origin != Origin::Here
+    }
+
     /// Its records stand and none of its containers ever ran, init containers aside, nor is it being started: a start
     /// that was cut short.
     pub(super) fn is_half_made(&self, revision: &RevisionRecord) -> bool {

@@ -49,7 +49,7 @@ pub(crate) fn of_replica(
         Some(health)
             if health.failure.is_some()
                 && health.started
-                && (view.adopted || revision.was_ready) =>
+                && (view.is_adopted() || revision.was_ready) =>
         {
             Reason::ProbeFailed
         }

@@ -218,7 +218,7 @@ fn running_state(
 fn health_state(views: &[ReplicaView<'_>], ready: u32, there: u32) -> HealthState {
     let failing = views.iter().any(|view| {
         let failed = |health: &Health| health.failure.is_some() && !health.ready;
-        view.health.is_some_and(|health| (health.started || view.adopted) && failed(health))
+        view.health.is_some_and(|health| (health.started || view.is_adopted()) && failed(health))
     });
     if there == 0 || (ready == 0 && !failing) {
         HealthState::None
