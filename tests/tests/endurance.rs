@@ -48,7 +48,8 @@ fn crashes_in_the_midst_of_starts_changes_and_stops_leave_nothing_behind() -> Re
     let mut stage = Stage::start(prepare)?;
     // A start takes about half a second here, so the crashes fall all over it.
     for n in 0..8 {
-        let document = elaborate(1 + n % 2).env("N", &n.to_string());
+        // One that came to serve in between would stand by for the last one, for as long as that is on trial.
+        let document = elaborate(1 + n % 2).env("N", &n.to_string()).skerry("probationSeconds", 0);
         stage.control.desire("cut", document)?;
         pause(Duration::from_millis(100 * n as u64));
         stage.board.kill_agent()?;
