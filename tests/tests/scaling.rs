@@ -73,25 +73,32 @@ fn an_app_goes_to_zero_by_itself_and_a_request_wakes_it() -> Result<()> {
 }
 
 #[test]
-fn no_request_is_lost_between_sleep_and_waking() -> Result<()> {
+fn no_request_is_lost_between_sleep_and_waking_whatever_stands_by() -> Result<()> {
     let stage = stage()?;
     let client = stage.board.lan_client();
-    stage.control.desire("restless", lazy())?;
-    client.await_status("restless", "/", 200)?;
-    // The last replica is sent away again and again while clients ask.
+    let apps = ["none", "created", "frozen"].map(|tier| (tier, format!("restless-{tier}")));
+    for (tier, app) in &apps {
+        stage.control.desire(app, lazy().skerry("standby", *tier))?;
+        client.await_status(app, "/", 200)?;
+    }
+    // The last replicas are sent away again and again while clients ask.
     let over = now() + Duration::from_secs(20);
-    let asked: u64 = thread::scope(|scope| -> Result<u64> {
-        let ask = || -> Result<u64> {
-            let mut asked = 0;
-            while now() < over {
-                answers(&client, "restless")?;
-                asked += 1;
-            }
-            Ok(asked)
-        };
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+    let ask = |app: &str| -> Result<u64> {
+        let mut asked = 0;
         while now() < over {
-            drop(stage.board.cli(["scale", "restless", "--to-zero"]));
+            answers(&client, app).with_context(|| app.to_owned())?;
+            asked += 1;
+        }
+        Ok(asked)
+    };
+    let asked: u64 = thread::scope(|scope| -> Result<u64> {
+        let each = apps.iter().flat_map(|(_, app)| [app, app, app]);
+        let ask = &ask;
+        let clients: Vec<_> = each.map(|app| scope.spawn(move || ask(app))).collect();
+        while now() < over {
+            for (_, app) in &apps {
+                drop(stage.board.cli(["scale", app, "--to-zero"]));
+            }
         }
         let join = |client: thread::ScopedJoinHandle<'_, Result<u64>>| {
             client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::World;
 use super::scaling::Scaled;
+use super::{Doing, World};
 use crate::backoff::Backoff;
 use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
@@ -116,6 +116,10 @@ impl Memory {
     /// Takes note of what happened in the world, and forgets what is gone.
     pub(super) fn learn(&mut self, state: &State, world: World<'_>) {
         for (name, observed) in world.observed {
+            // What is seen of a start half way is nothing that happened: whoever starts it tells what came of it.
+            if matches!(world.doing.get(name), Some(Doing::Starting(_))) {
+                continue;
+            }
             for (container, seen) in &observed.containers {
                 let known = self.containers.entry(name.clone()).or_default();
                 known.entry(container.clone()).or_default().see(seen, world.now);

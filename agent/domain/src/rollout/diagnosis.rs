@@ -22,7 +22,9 @@ pub(crate) fn of_replica(
     if (view.ready && !condemned) || matches!(view.doing, Some(Doing::Stopping)) {
         return None;
     }
-    let observed = view.observed.map(|observed| &observed.containers);
+    let starts = matches!(view.doing, Some(Doing::Starting(_)));
+    // What is seen of a start half way says nothing: its outcome does.
+    let observed = view.observed.filter(|_| !starts).map(|observed| &observed.containers);
     for container in &revision.template.containers {
         let name = container.name.as_str();
         if let Some(trouble) = memory.restart_trouble(&view.name, name) {

@@ -62,9 +62,13 @@ fn lazy(standby: &str) -> Document {
 /// Sends an app to zero, waits until only its tier is left, and asks for it.
 fn wake(stage: &Stage, app: &str, word: &str) -> Result<Duration> {
     stage.board.cli(["scale", app, "--to-zero"])?;
-    stage.control.await_status(app, |status| {
+    // As the agent itself has it: what the broker has is some 100 ms old.
+    look_every(PACE, "the tier to stand", LONG, || {
+        let shown = stage.board.cli(["show", app, "-o", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&shown)?;
         let revision = &status["revisions"][0];
-        revision["standby"] == word && revision["replicas"] == 0
+        ensure!(revision["standby"] == word && revision["replicas"] == 0, "{revision}");
+        Ok(())
     })?;
     let running = usize::from(word == "frozen");
     look_every(PACE, "the app to be at zero", LONG, || {
