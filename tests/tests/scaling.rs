@@ -216,6 +216,9 @@ fn a_wake_that_fails_says_why_and_a_rule_that_nobody_knows_is_a_warning() -> Res
     let warned = status["warnings"].as_array().context("no warnings")?;
     assert!(warned.iter().any(|one| one["path"] == path), "{warned:?}");
     stage.control.publish("environments/default/desired", "skerry: {absent: true}")?;
+    stage.control.await_since(0, "the environment's topic to be cleared", LONG, |message| {
+        message.topic == "environments/default/status" && message.payload.is_empty()
+    })?;
     let answer = client.await_answer("fails", "/", |answer| answer.status == 503)?;
     assert_eq!(answer.text().split(':').next(), Some("StorageMissing"));
     stage.control.publish("environments/default/desired", known)?;

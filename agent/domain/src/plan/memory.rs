@@ -117,7 +117,8 @@ impl Memory {
     pub(super) fn learn(&mut self, state: &State, world: World<'_>) {
         for (name, observed) in world.observed {
             // What is seen of a start half way is nothing that happened: whoever starts it tells what came of it.
-            if matches!(world.doing.get(name), Some(Doing::Starting(_))) {
+            let doing = world.doing.get(name);
+            if matches!(doing, Some(Doing::Starting(_) | Doing::Restarting(_))) {
                 continue;
             }
             for (container, seen) in &observed.containers {
