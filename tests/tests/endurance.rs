@@ -174,7 +174,12 @@ fn a_flood_for_fifty_apps_stays_within_its_memory_and_ends_with_the_newest() -> 
         use sha2::{Digest, Sha256};
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(document(n))));
         let topic = format!("apps/flood-{}/status", n % 50);
-        stage.control.await_json(&topic, 2 * LONG, |status| status["digest"] == digest.as_str())?;
+        let newest = |status: &serde_json::Value| status["digest"] == digest.as_str();
+        stage.control.await_json(&topic, 2 * LONG, newest).with_context(|| {
+            let all = stage.control.everything();
+            let came = all.iter().filter(|message| message.topic.ends_with("/desired")).count();
+            format!("the broker gave back {came} of 1000 documents")
+        })?;
     }
     let after = resident(&mut stage.board)?;
     // The documents of fifty apps, a few revisions of each, in a debug build: not a copy of each document that came.

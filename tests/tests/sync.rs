@@ -321,7 +321,12 @@ fn a_flood_of_a_thousand_documents_ends_with_the_last_one() -> Result<()> {
         let text = idle().env("N", &n.to_string()).text();
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
         let topic = format!("apps/flood-{}/status", n % 10);
-        stage.control.await_json(&topic, 2 * LONG, |status| status["digest"] == digest.as_str())?;
+        let newest = |status: &serde_json::Value| status["digest"] == digest.as_str();
+        stage.control.await_json(&topic, 2 * LONG, newest).with_context(|| {
+            let all = stage.control.everything();
+            let came = all.iter().filter(|message| message.topic.ends_with("/desired")).count();
+            format!("the broker gave back {came} of 1000 documents")
+        })?;
     }
     Ok(())
 }

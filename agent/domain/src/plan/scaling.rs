@@ -182,10 +182,12 @@ impl Memory {
         let active = || record.revisions.iter().filter(|revision| revision.active);
         if let Some(kept) = active().find(|revision| !may_rest(record, revision)) {
             let (min, _) = record.bounds_of(kept);
-            let why = if min == 0 {
-                "a rule looks at what it uses".to_owned()
-            } else {
-                format!("minReplicas is {min}")
+            let why = match min {
+                0 if scale::needs_a_replica(&kept.template) => {
+                    "a rule looks at what it uses".to_owned()
+                }
+                0 => "nothing would wake an app that speaks TCP".to_owned(),
+                _ => format!("minReplicas is {min}"),
             };
             return refuse(format!("{}: {why}", kept.name));
         }

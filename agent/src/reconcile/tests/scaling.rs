@@ -249,6 +249,8 @@ async fn an_app_that_nothing_could_wake_again_keeps_one_replica() {
     board.until("hello", has(1)).await;
     sleep(Duration::from_hours(1)).await;
     board.until("hello", has(1)).await;
+    let refused = board.to_zero("hello").await.unwrap_err();
+    assert!(refused.findings[0].message.contains("speaks TCP"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
