@@ -52,6 +52,12 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// Between two tries to end what an earlier run left, while containerd is away.
 const SWEEP_WAIT: Duration = Duration::from_secs(10);
 
+/// A process that joins a container is the command within milliseconds. One without any variables, which may be the
+/// app's own, is not waited for any longer.
+const BECOMING: Duration = Duration::from_secs(2);
+
+const BECOMING_LOOK: Duration = Duration::from_millis(5);
+
 /// Between an id's parts: the container's id, this run of the agent, and a number.
 const SEPARATOR: char = '.';
 
@@ -181,7 +187,11 @@ impl Execs {
         processes: impl Fn(&str) -> Vec<i32>,
         stop: &CancellationToken,
     ) {
-        for (container, exec, path) in self.leftovers() {
+        let leftovers = self.leftovers();
+        // A shim that opens a pipe which nobody has open waits for a reader, and with it all that is asked of the shim.
+        let open = |path| OpenOptions::new().read_write(true).open_receiver(path);
+        let readers: Vec<_> = leftovers.iter().map(|(_, _, path)| open(path)).collect();
+        for (container, exec, path) in leftovers {
             while let Err(error) = end(calls, &container, &exec).await {
                 if let RuntimeError::Failed(trouble) = &error {
                     warn!(exec, details = trouble.details, "a command of an earlier run is left");
@@ -191,14 +201,14 @@ impl Execs {
                     return;
                 }
             }
-            let mark = format!("{MARK}={exec}");
-            let given_up = processes(&container).into_iter().filter(|pid| is_marked(*pid, &mark));
-            for pid in given_up {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let gone = end_given_up(|| processes(&container), &exec);
+            if time::timeout(BECOMING, gone).await.is_err() {
+                warn!(exec, "a process is still becoming what it will be; it may stay");
             }
             info!(exec, "a command of an earlier run is ended");
             let _ = fs::remove_file(path);
         }
+        drop(readers);
     }
 }
 
@@ -257,9 +267,44 @@ impl<I: ImageSource> Exec for Containerd<I> {
     }
 }
 
-fn is_marked(pid: i32, mark: &str) -> bool {
-    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+/// Kills what the shim gave up of a command; returns once none is there, nor anything that may yet become one.
+async fn end_given_up(processes: impl Fn() -> Vec<i32>, exec: &str) {
+    let mark = format!("{MARK}={exec}");
+    loop {
+        let kinds: Vec<_> =
+            processes().into_iter().map(|pid| (pid, Kind::of(pid, &mark))).collect();
+        for (pid, _) in kinds.iter().filter(|(_, kind)| *kind == Kind::Marked) {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if kinds.iter().all(|(_, kind)| *kind == Kind::Other) {
+            return;
+        }
+        time::sleep(BECOMING_LOOK).await;
+    }
+}
+
+/// What a process in a container is to a command that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It carries the command's mark.
+    Marked,
+    /// runc's own, which has not yet turned into the command; or one between the two, without variables.
+    Becoming,
+    Other,
+}
+
+impl Kind {
+    fn of(pid: i32, mark: &str) -> Self {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}"));
+        let (Ok(name), Ok(variables)) = (read("comm"), read("environ")) else { return Self::Other };
+        if variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            Self::Marked
+        } else if name.starts_with(b"runc:") || variables.is_empty() {
+            Self::Becoming
+        } else {
+            Self::Other
+        }
+    }
 }
 
 fn no_end(limit: Duration) -> String {
