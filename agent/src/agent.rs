@@ -9,7 +9,7 @@ mod error;
 mod preload;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use domain::allowances::Allowances;
 use domain::plan::Settings;
+use domain::ports;
 use domain::replica::Trouble;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -144,12 +145,19 @@ fn settings(config: &Config) -> Settings {
         netns_dir: config.state.run_dir.join("netns"),
         boot: boot_id(),
         host_allowed: !config.network.allow_host.is_empty(),
+        own_ports: own_ports(config),
         allowances: Allowances {
             devices: config.devices.allow.clone(),
             capabilities: config.devices.capabilities.clone(),
             storages: config.allowed_storages(),
         },
     }
+}
+
+/// What the name servers and HTTP listen on.
+fn own_ports(config: &Config) -> BTreeSet<u16> {
+    let lan = [config.ingress.http.port(), config.ingress.https.port()];
+    lan.into_iter().chain(ports::HTTP).chain([ports::DNS]).collect()
 }
 
 /// The adapter to containerd, and the images it makes containers of.
@@ -196,7 +204,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (levels, published) = channels();
     let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
     let wires = Wires::default();
-    let network = Netlink::new(config, [80], wires.redirects.subscribe());
+    let network = Netlink::new(config, [80], wires.redirects.subscribe(), published.routes.clone());
     let ingress = Ingress::new(
         ingress::Settings::new(config.ingress.http),
         published.routes.clone(),

@@ -20,6 +20,7 @@ pub fn app(status: &AppStatus) -> v1::AppStatus {
         running_status: status.running_status.word().to_owned(),
         fqdn: status.fqdn.clone(),
         lan_name: status.lan_name.clone(),
+        exposed_port: status.exposed_port.into(),
         latest_revision_name: text(status.latest_revision.as_ref()),
         latest_ready_revision_name: text(status.latest_ready_revision.as_ref()),
         revisions: status.revisions.iter().map(revision).collect(),
@@ -212,6 +213,7 @@ mod tests {
                 "path": "name",
                 "reason": "MissingValue"
               },
+              "exposedPort": 0,
               "fqdn": "",
               "generation": "0",
               "lanName": "",

@@ -3,6 +3,7 @@
 //! Nothing is guessed here. The first line is the answer; every other repeats a reason that the status gives, weightiest
 //! first, once, and says what to do.
 
+use crate::document::Finding;
 use crate::reason::Reason;
 use crate::status::{AppStatus, Phase, RevisionStatus, RunningState, RunningStatus};
 
@@ -44,6 +45,9 @@ pub fn explain(status: &AppStatus) -> Explanation {
     if let Some(latest) = status.revisions.first().filter(|_| asleep(status)) {
         let fix = format!("Activate one: skerry revision activate {}.", latest.name);
         causes.tell(status.app.clone(), Reason::NoReadyReplica, "no revision is active", fix);
+    }
+    for warning in &status.warnings {
+        causes.of_port(status, warning);
     }
     for (n, revision) in status.revisions.iter().enumerate() {
         // An old revision that is no longer active is history, unless it is the one that was asked for last.
@@ -129,6 +133,14 @@ impl Causes {
             if let Some(reason) = replica.reason {
                 self.add(replica.name.to_string(), reason, &replica.details);
             }
+        }
+    }
+
+    /// A port that the app asks for and does not have: the app runs, and is not reached by it.
+    fn of_port(&mut self, status: &AppStatus, warning: &Finding) {
+        if matches!(warning.reason, Reason::PortConflict | Reason::PortTaken) {
+            let subject = format!("{} {}", status.app, warning.path);
+            self.add(subject, warning.reason, &warning.message);
         }
     }
 
@@ -233,6 +245,7 @@ mod tests {
             running_status: RunningStatus::Running,
             fqdn: String::new(),
             lan_name: String::new(),
+            exposed_port: 0,
             latest_revision: None,
             latest_ready_revision: None,
             revisions: vec![revision(2, true), revision(1, false)],

@@ -222,6 +222,7 @@ pub fn remove(record: &mut AppRecord) {
     record.labels.clear();
     record.moving.clear();
     record.refused.clear();
+    record.ports.clear();
 }
 
 /// What follows from a job's document, given what is known of the job.

@@ -21,6 +21,7 @@ pub mod intake;
 pub mod ipam;
 pub mod model;
 pub mod plan;
+pub mod ports;
 pub mod probe;
 pub mod reason;
 pub mod replica;

@@ -88,6 +88,8 @@ pub struct Settings {
     pub boot: String,
     /// Containers may reach something of the board.
     pub host_allowed: bool,
+    /// TCP ports of the board's own, which no app can have.
+    pub own_ports: BTreeSet<u16>,
     /// What documents may ask of the board.
     pub allowances: Allowances,
 }

@@ -109,7 +109,8 @@ reasons! {
     AddressPoolExhausted: "No address is left in the environment's subnet.", "Scale down, or use a larger pool.";
     ForwardBlocked: "Another firewall drops what Skerry forwards.", "Allow forwarding for the interfaces sk-*.";
     NetworkFailed: "The network of the environment could not be set up.", "Read the details; root and nftables are needed.";
-    PortTaken: "A port that Skerry listens on belongs to another program.", "Stop that program, or change [ingress].";
+    PortTaken: "A port that Skerry listens on belongs to another program.", "Stop that program, or change [ingress] or the app's exposedPort.";
+    PortConflict: "A port that the app exposes belongs to another app, or to the board itself.", "Give the app another exposedPort.";
     NotRoot: "The agent does not run as root.", "Start it by systemd, or with sudo.";
     // The control plane.
     BrokerUnreachable: "The broker cannot be reached; apps go on without it.", "Check the network and [mqtt] url; it is tried again by itself.";
@@ -118,6 +119,7 @@ reasons! {
     BrokerFileUnreadable: "A certificate, key or password file for the broker cannot be used.", "Check that the file in the details exists and holds what it should.";
     // Serving.
     UnknownHost: "No app has this host name.", "Check the name; `skerry apps` lists them.";
+    UnknownPort: "No app has this port.", "Check ingress.exposedPort; `skerry show APP` tells of conflicts.";
     NoReadyReplica: "No replica is ready.", "See `skerry explain`.";
     KeepsReplicas: "The app does not go to zero: its bounds, a pin or a rule keeps replicas.", "Set minReplicas to 0: skerry scale APP --min 0.";
     ActivationQueueFull: "Too many requests wait for the first replica of the app.", "Send them again a little later, or set scale.minReplicas to 1.";

@@ -23,6 +23,8 @@ use crate::reason::Reason;
 pub struct RouteTable {
     /// Apps with ingress, by environment.
     pub environments: BTreeMap<EnvironmentName, EnvironmentRoutes>,
+    /// TCP ports on the LAN.
+    pub ports: Ports,
 }
 
 /// The routes of one environment.
@@ -34,7 +36,12 @@ pub struct EnvironmentRoutes {
     pub suffix: String,
     /// The apps.
     pub apps: BTreeMap<AppName, Arc<Service>>,
+    /// TCP ports on the gateway.
+    pub ports: Ports,
 }
+
+/// TCP ports and where they lead: to an app, whose backends have the port behind this one.
+pub type Ports = BTreeMap<u16, Arc<Service>>;
 
 /// An app as the ingress sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +119,7 @@ pub enum Transport {
 }
 
 /// From where a request comes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// From outside: external apps only.
     Lan,
@@ -173,6 +180,16 @@ impl RouteTable {
             }
         };
         found.ok_or(Reason::UnknownHost)
+    }
+
+    /// The app that a TCP port leads to.
+    pub fn find_port(&self, port: u16, side: &Side) -> Result<Found<'_>, Reason> {
+        let ports = match side {
+            Side::Environment(name) => self.environments.get(name).map(|env| &env.ports),
+            Side::Lan => Some(&self.ports),
+        };
+        let service = ports.and_then(|ports| ports.get(&port));
+        service.map(Found::split).ok_or(Reason::UnknownPort)
     }
 }
 

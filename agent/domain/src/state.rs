@@ -71,6 +71,8 @@ pub struct AppRecord {
     pub moving: BTreeMap<String, RevisionName>,
     /// Digests of templates that failed, oldest first: refused until forced.
     pub refused: Vec<Digest>,
+    /// TCP ports that it claims, with a number that is smaller for who came first.
+    pub ports: BTreeMap<u16, u64>,
 }
 
 /// The value of a secret.
@@ -289,6 +291,7 @@ impl AppRecord {
             traffic: None,
             labels: BTreeMap::new(),
             moving: BTreeMap::new(),
+            ports: BTreeMap::new(),
             refused: Vec::new(),
         }
     }

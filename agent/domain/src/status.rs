@@ -86,6 +86,8 @@ pub struct AppStatus {
     pub fqdn: String,
     /// The name held on the LAN, `.local` included; empty if none.
     pub lan_name: String,
+    /// The TCP port that is its own; 0 for HTTP.
+    pub exposed_port: u16,
     /// The newest revision.
     pub latest_revision: Option<RevisionName>,
     /// The newest revision that was ready.

@@ -74,4 +74,8 @@ pub struct Scene<'a> {
     pub memory: &'a Memory,
     /// Names held on the LAN.
     pub lan_names: &'a crate::zone::LanNames,
+    /// Who has which TCP port.
+    pub ports: &'a crate::ports::Holders,
+    /// What keeps listeners from their ports, by their names.
+    pub listeners: &'a BTreeMap<String, crate::replica::Trouble>,
 }

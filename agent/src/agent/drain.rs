@@ -22,7 +22,12 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Stops all replicas at once and removes what held them.
 pub(super) async fn drain(config: &Config) -> Result<(), AgentError> {
     let (runtime, ..) = containerd(config, Clock::default())?;
-    let network = Netlink::new(config, [80], watch::channel(Arc::default()).1);
+    let network = Netlink::new(
+        config,
+        [80],
+        watch::channel(Arc::default()).1,
+        watch::channel(Arc::default()).1,
+    );
     let replicas = runtime.observe().await.map_err(AgentError::Drain)?;
     info!(replicas = replicas.len(), "draining");
     let stops = replicas.keys().map(|replica| {

@@ -310,6 +310,7 @@ fn hello() -> AppStatus {
         running_status: RunningStatus::Progressing,
         fqdn: "hello.default.pi-1.internal".to_owned(),
         lan_name: "hello.local".to_owned(),
+        exposed_port: 0,
         latest_revision: Some(new.name.clone()),
         latest_ready_revision: Some(old.name.clone()),
         revisions: vec![new, old],

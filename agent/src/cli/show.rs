@@ -184,7 +184,11 @@ pub(super) fn tree(app: &AppStatus, now: WallTime) -> String {
         format!("{}  {}{generation}, by {}, {age} ago", app.app, app.running_status, app.source);
     line(&mut text, "", &head);
     for host in [&app.lan_name, &app.fqdn].into_iter().filter(|host| !host.is_empty()) {
-        line(&mut text, "  ", &format!("http://{host}"));
+        let url = match app.exposed_port {
+            0 => format!("http://{host}"),
+            port => format!("tcp://{host}:{port}"),
+        };
+        line(&mut text, "  ", &url);
     }
     if !app.scale_target.is_empty() {
         line(&mut text, "  ", &format!("scale target {}", app.scale_target));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domain::route::{RouteTable, Side};
+use domain::route::Side;
 use hyper::header::HeaderValue;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -49,8 +49,7 @@ pub(super) struct Visit {
 
 impl Visit {
     fn new(shared: Arc<Shared>, stream: &TcpStream, peer: IpAddr) -> Self {
-        let local = stream.local_addr().map(|local| local.ip().to_canonical());
-        let side = local.map_or(Side::Lan, |local| side(&shared.fleet().table, local));
+        let side = stream.local_addr().map_or(Side::Lan, |local| side_of(&shared, local));
         let peer = HeaderValue::from_str(&peer.to_canonical().to_string())
             .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         Self { shared, side, peer, arrived: AtomicBool::new(false) }
@@ -65,8 +64,10 @@ impl Visit {
 }
 
 /// The side that a connection to this address of ours comes from.
-fn side(table: &RouteTable, local: IpAddr) -> Side {
-    let gateway = table.environments.iter().find(|(_, routes)| local == routes.gateway);
+pub(super) fn side_of(shared: &Shared, local: SocketAddr) -> Side {
+    let local = local.ip().to_canonical();
+    let fleet = shared.fleet();
+    let gateway = fleet.table.environments.iter().find(|(_, routes)| local == routes.gateway);
     gateway.map_or(Side::Lan, |(name, _)| Side::Environment(name.clone()))
 }
 

@@ -1,4 +1,5 @@
 //! What one request is out for: a replica of the app that its host name leads to, reserved until the answer has ended.
+//! The same of a TCP connection, whose port leads to the app.
 //!
 //! ```text
 //!   look ─▶ reserved
@@ -7,6 +8,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use domain::model::{AppName, RevisionName};
@@ -20,7 +22,7 @@ use super::upstream::{Busy, Upstream};
 /// A request on its way to a replica.
 #[derive(Clone)]
 pub(super) struct Errand<'a> {
-    host: Cow<'a, str>,
+    asks: Asks<'a>,
     side: Cow<'a, Side>,
     /// Drawn once: a second try stays with the revision of the first where it can.
     number: Option<u32>,
@@ -30,8 +32,23 @@ pub(super) struct Errand<'a> {
     until: Instant,
 }
 
-/// A replica that counts the request as open, and what is spoken to it.
-pub(super) type Reserved = (Busy, Transport);
+/// What leads to the app.
+#[derive(Clone)]
+enum Asks<'a> {
+    /// The host name of a request.
+    Host(Cow<'a, str>),
+    /// The port of a connection.
+    Port(u16),
+}
+
+/// A replica that counts the request as open.
+pub(super) struct Reserved {
+    pub(super) busy: Busy,
+    /// What is spoken to it.
+    pub(super) transport: Transport,
+    /// Where.
+    pub(super) address: SocketAddrV4,
+}
 
 /// What an errand finds at the moment.
 pub(super) enum Finding {
@@ -54,9 +71,18 @@ pub(super) struct Asleep {
 impl<'a> Errand<'a> {
     /// An errand that begins now and wants its answer within the time that `shared` allows.
     pub(super) fn new(host: &'a str, side: &'a Side, shared: &Shared) -> Self {
+        Self::begin(Asks::Host(Cow::Borrowed(host)), side, shared)
+    }
+
+    /// The errand of a connection to a port of ours.
+    pub(super) fn to_port(port: u16, side: &'a Side, shared: &Shared) -> Self {
+        Self::begin(Asks::Port(port), side, shared)
+    }
+
+    fn begin(asks: Asks<'a>, side: &'a Side, shared: &Shared) -> Self {
         let until = Instant::now() + shared.settings.response_timeout;
-        let (host, side) = (Cow::Borrowed(host), Cow::Borrowed(side));
-        Self { host, side, number: None, passed_over: Vec::new(), until }
+        let side = Cow::Borrowed(side);
+        Self { asks, side, number: None, passed_over: Vec::new(), until }
     }
 
     /// When the head of the answer is to be there.
@@ -67,7 +93,10 @@ impl<'a> Errand<'a> {
     /// The same for somebody else to run.
     pub(super) fn hand_over(&self) -> Errand<'static> {
         Errand {
-            host: Cow::Owned(self.host.clone().into_owned()),
+            asks: match &self.asks {
+                Asks::Host(host) => Asks::Host(Cow::Owned(host.clone().into_owned())),
+                Asks::Port(port) => Asks::Port(*port),
+            },
             side: Cow::Owned(self.side.clone().into_owned()),
             number: self.number,
             passed_over: self.passed_over.clone(),
@@ -99,7 +128,11 @@ impl<'a> Errand<'a> {
     pub(super) fn look(&mut self, shared: &Shared) -> Finding {
         loop {
             let fleet = shared.fleet();
-            let found = match fleet.table.find(&self.host, &self.side) {
+            let found = match &self.asks {
+                Asks::Host(host) => fleet.table.find(host, &self.side),
+                Asks::Port(port) => fleet.table.find_port(*port, &self.side),
+            };
+            let found = match found {
                 Ok(found) => found,
                 Err(reason) => return Finding::Nobody(reason),
             };
@@ -124,7 +157,8 @@ impl<'a> Errand<'a> {
             };
             if let Some(busy) = Busy::reserve(upstream) {
                 shared.ledger.asked(&busy.upstream().tally);
-                return Finding::Reserved((busy, found.service.transport));
+                let (transport, address) = (found.service.transport, picked.address);
+                return Finding::Reserved(Reserved { busy, transport, address });
             }
             // It left between our look at the table and our word: the table in force has it no more.
         }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::model::{ReplicaName, RevisionName};
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     routes: watch::Receiver<Arc<RouteTable>>,
     fleet: RwLock<Arc<Fleet>>,
     requests: AtomicU32,
+    /// TCP connections that were not served.
+    turned_away: AtomicU64,
 }
 
 /// A table, the upstreams of its replicas, and those that left while something was open.
@@ -65,6 +67,7 @@ impl Shared {
             routes,
             fleet: RwLock::default(),
             requests: AtomicU32::new(0),
+            turned_away: AtomicU64::new(0),
         };
         drop(shared.fleet());
         shared
@@ -88,6 +91,11 @@ impl Shared {
 
     pub(super) fn routes(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.routes.clone()
+    }
+
+    /// Counts a TCP connection that is not served; tells how many there were.
+    pub(super) fn turn_away(&self) -> u64 {
+        self.turned_away.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A number of its own for each request.

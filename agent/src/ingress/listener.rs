@@ -3,17 +3,23 @@
 //! One listener at a wildcard address covers the gateways too: a connection's own address tells which side it comes
 //! from. Where that one cannot be had because a stranger holds the port at one address, the gateways still can: apps
 //! go on finding each other while the LAN waits.
+//!
+//! TCP ports come and go with documents, and each has a listener for every side that it is reached from: a wildcard
+//! address and a gateway share a port, as both let the kernel give a connection to the narrower of the two.
 
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use domain::model::AppName;
+use domain::ports;
 use domain::reason::Reason;
 use domain::replica::Trouble;
+use domain::route::{Service, Side};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
@@ -22,7 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::fleet::Shared;
 use super::upstream::SWEEP;
-use super::{Troubles, connection, holder};
+use super::{Troubles, connection, holder, tcp};
 
 /// The name of the listener for the LAN.
 const LAN: &str = "ingress/lan";
@@ -58,7 +64,28 @@ pub(super) struct Listeners {
 struct Listener {
     /// The address that was asked for.
     wanted: SocketAddr,
+    door: Door,
     socket: TcpListener,
+}
+
+/// What is spoken to those who come in by a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Http,
+    Tcp,
+}
+
+/// A TCP port that is to be listened on.
+struct Exposed {
+    address: SocketAddr,
+    app: AppName,
+}
+
+/// A connection that was let in.
+struct Arrival {
+    stream: TcpStream,
+    peer: SocketAddr,
+    door: Door,
 }
 
 impl Listeners {
@@ -107,10 +134,13 @@ impl Listeners {
         }
     }
 
-    fn accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    fn accepted(&mut self, accepted: io::Result<Arrival>) {
         self.turn = self.turn.wrapping_add(1);
         match accepted {
-            Ok((stream, peer)) => connection::serve(&self.shared, stream, peer),
+            Ok(Arrival { stream, peer, door: Door::Http }) => {
+                connection::serve(&self.shared, stream, peer);
+            }
+            Ok(Arrival { stream, peer, door: Door::Tcp }) => tcp::serve(&self.shared, stream, peer),
             // The client went away before it was let in.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
             Err(error) => {
@@ -129,25 +159,30 @@ impl Listeners {
     /// Opens what should be open and is not, closes what should not, and tells of what cannot be.
     async fn settle(&mut self) {
         let before = self.failing.clone();
-        let gateways = self.gateways();
+        let (gateways, ports) = (self.gateways(), self.ports());
         let lan = self.shared.settings.http;
         let covers = lan.ip().is_unspecified() && lan.port() == self.shared.settings.gateway_port;
         if covers && !self.open.contains_key(LAN) && !others_hold(lan.port(), &gateways) {
             // Only our own listeners stand in the way, if any: they give way to the one that covers them.
-            self.open.clear();
+            self.open.retain(|_, listener| listener.door == Door::Tcp);
         }
-        self.failing.retain(|name, _| name == LAN || gateways.contains_key(name));
-        self.open.retain(|name, listener| match gateways.get(name) {
-            Some(address) => listener.wanted == *address,
-            None => name == LAN,
+        let known = |name: &str| gateways.contains_key(name) || ports.contains_key(name);
+        self.failing.retain(|name, _| name == LAN || known(name));
+        self.open.retain(|name, listener| {
+            let exposed = ports.get(name).map(|exposed| exposed.address);
+            let wanted = exposed.or_else(|| gateways.get(name).copied());
+            wanted.map_or(name == LAN, |address| listener.wanted == address)
         });
-        self.try_open(LAN, lan).await;
+        self.try_open(LAN, lan, None).await;
         if covers && self.open.contains_key(LAN) {
-            self.failing.clear();
+            self.failing.retain(|name, _| ports.contains_key(name));
         } else {
             for (name, address) in &gateways {
-                self.try_open(name, *address).await;
+                self.try_open(name, *address, None).await;
             }
+        }
+        for (name, Exposed { address, app }) in &ports {
+            self.try_open(name, *address, Some(app)).await;
         }
         self.tell(&before);
         self.retry_at = (!self.failing.is_empty()).then(|| Instant::now() + self.retry);
@@ -164,20 +199,38 @@ impl Listeners {
         fleet.table.environments.iter().map(named).collect()
     }
 
-    async fn try_open(&mut self, name: &str, address: SocketAddr) {
+    /// The TCP ports of apps, by the names of their listeners.
+    fn ports(&self) -> BTreeMap<String, Exposed> {
+        let table = Arc::clone(&self.shared.fleet().table);
+        let lan = self.shared.settings.http.ip();
+        let on_lan = table.ports.iter().map(|port| (Side::Lan, lan, port));
+        let inside = table.environments.iter().flat_map(|(name, routes)| {
+            let gateway = IpAddr::V4(routes.gateway);
+            routes.ports.iter().map(move |port| (Side::Environment(name.clone()), gateway, port))
+        });
+        let exposed = |(side, ip, (port, service)): (Side, IpAddr, (&u16, &Arc<Service>))| {
+            let address = SocketAddr::new(ip, *port);
+            (ports::listener(&side, *port), Exposed { address, app: service.app.clone() })
+        };
+        on_lan.chain(inside).map(exposed).collect()
+    }
+
+    /// Opens a listener: for this app, or for HTTP.
+    async fn try_open(&mut self, name: &str, address: SocketAddr, app: Option<&AppName>) {
         if self.open.contains_key(name) {
             return;
         }
-        match bind(address) {
+        let door = if app.is_some() { Door::Tcp } else { Door::Http };
+        match bind(address, door) {
             Ok(socket) => {
                 info!(listener = name, local.addr = %address, "listening");
                 self.failing.remove(name);
-                self.open.insert(name.to_owned(), Listener { wanted: address, socket });
+                self.open.insert(name.to_owned(), Listener { wanted: address, door, socket });
             }
             Err(error) => {
                 debug!(listener = name, local.addr = %address, %error, "cannot listen");
                 if self.failing.get(name).is_none_or(|known| known.reason != reason(&error)) {
-                    let trouble = trouble(address, &error).await;
+                    let trouble = trouble(address, app, &error).await;
                     self.failing.insert(name.to_owned(), trouble);
                 }
             }
@@ -213,10 +266,7 @@ impl Listeners {
 }
 
 /// The next connection at any listener.
-async fn accept(
-    open: &BTreeMap<String, Listener>,
-    turn: usize,
-) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(open: &BTreeMap<String, Listener>, turn: usize) -> io::Result<Arrival> {
     poll_fn(|cx| poll_accept(open, turn, cx)).await
 }
 
@@ -224,11 +274,12 @@ fn poll_accept(
     open: &BTreeMap<String, Listener>,
     turn: usize,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+) -> Poll<io::Result<Arrival>> {
     let first = if open.is_empty() { 0 } else { turn % open.len() };
     for listener in open.values().cycle().skip(first).take(open.len()) {
         if let Poll::Ready(accepted) = listener.socket.poll_accept(cx) {
-            return Poll::Ready(accepted);
+            let door = listener.door;
+            return Poll::Ready(accepted.map(|(stream, peer)| Arrival { stream, peer, door }));
         }
     }
     Poll::Pending
@@ -241,10 +292,13 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, door: Door) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for the connections of the run before to be forgotten.
     socket.set_reuseaddr(true)?;
+    if door == Door::Tcp {
+        socket.set_reuseport(true)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -261,15 +315,16 @@ fn reason(error: &io::Error) -> Reason {
     if error.kind() == io::ErrorKind::AddrInUse { Reason::PortTaken } else { Reason::NetworkFailed }
 }
 
-async fn trouble(address: SocketAddr, error: &io::Error) -> Trouble {
+async fn trouble(address: SocketAddr, app: Option<&AppName>, error: &io::Error) -> Trouble {
     let reason = reason(error);
+    let whose = app.map(|app| format!(", which app {app} exposes,")).unwrap_or_default();
     let details = if reason == Reason::PortTaken {
         // /proc may be large; a thread that may block reads it.
         let holder = tokio::task::spawn_blocking(move || holder::name(address)).await;
         let holder = holder.ok().flatten().unwrap_or_else(|| "another program".to_owned());
-        format!("{address} is held by {holder}")
+        format!("{address}{whose} is held by {holder}")
     } else {
-        format!("cannot listen on {address}: {error}")
+        format!("cannot listen on {address}{whose}: {error}")
     };
     Trouble { reason, details }
 }

@@ -1,8 +1,10 @@
-//! The ingress: HTTP from the LAN and from inside the environments to the replicas.
+//! The ingress: HTTP and TCP from the LAN and from inside the environments to the replicas.
 //!
 //! ```text
 //!   0.0.0.0:80 ─┐            ┌─ connection ─┐  host, side          ┌─ idle links ─▶ replica
 //!   <gateway>:80┴─▶ listener ┴─ connection ─┴─▶ table ─▶ upstream ─┴─ new link  ─▶ replica
+//!   0.0.0.0:<port> ─┐            ┌─ tcp ─┐  port, side                  └─ pipe ──▶ replica
+//!   <gateway>:<port>┴─▶ listener ┴─ tcp ─┴─▶ table ─▶ upstream ─────────────┘
 //! ```
 //!
 //! It holds receiving halves only: while the loop hangs, it goes on serving by the last table. It never sends to a
@@ -20,6 +22,7 @@ mod link;
 mod listener;
 mod proxy;
 mod reply;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod upstream;

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tracing::{debug, debug_span};
 
 use super::connection::Visit;
-use super::errand::Errand;
+use super::errand::{Errand, Reserved};
 use super::headers;
 use super::link::Upload;
 use super::reply::{Refusal, Relay, Reply};
@@ -61,7 +61,7 @@ async fn relay(visit: &Visit, request: Request<Incoming>) -> Result<Response<Rep
     let name = host.to_str().map_err(|_| Refusal::Because(Reason::UnknownHost))?;
     let mut errand = Errand::new(name, &visit.side, &visit.shared);
     let reserved = errand.reserve(&visit.shared, || weight(&request)).await;
-    let (busy, transport) = reserved.map_err(Refusal::Because)?;
+    let Reserved { busy, transport, .. } = reserved.map_err(Refusal::Because)?;
     let mut call = prepare(request, &host, &visit.peer, transport)?;
     let upgrade = call.upgrade.take();
     let (answer, busy) = send(visit, errand, busy, call).await?;
@@ -182,7 +182,7 @@ async fn send(
         }
         drop(busy);
         let reserved = errand.reserve(&visit.shared, || weight(&request)).await;
-        (busy, _) = reserved.map_err(Refusal::Because)?;
+        busy = reserved.map_err(Refusal::Because)?.busy;
     }
     Err(Refusal::Because(Reason::UpstreamFailed))
 }

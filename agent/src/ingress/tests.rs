@@ -6,6 +6,7 @@ mod leaving;
 mod listening;
 mod passing;
 mod splitting;
+mod tcp;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,7 +15,9 @@ use std::pin::pin;
 use bytes::Bytes;
 use domain::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use domain::reason::Reason;
-use domain::route::{Backend, EnvironmentRoutes, RouteTable, Service, Share, Sleep, Transport};
+use domain::route::{
+    Backend, EnvironmentRoutes, Ports, RouteTable, Service, Share, Sleep, Transport,
+};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -80,8 +83,9 @@ fn table(apps: Vec<Service>) -> Arc<RouteTable> {
     let apps: BTreeMap<AppName, _> =
         apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
     let suffix = "default.pi.internal".to_owned();
-    let routes = EnvironmentRoutes { gateway: GATEWAY, suffix, apps };
-    Arc::new(RouteTable { environments: [(EnvironmentName::default(), routes)].into() })
+    let routes = EnvironmentRoutes { gateway: GATEWAY, suffix, apps, ports: Ports::new() };
+    let environments = [(EnvironmentName::default(), routes)].into();
+    Arc::new(RouteTable { environments, ports: Ports::new() })
 }
 
 /// An ingress at work; it ends with this.

@@ -168,7 +168,7 @@ impl Upstream {
         let used = idle.is_some();
         let mut link = match idle {
             Some(link) => link,
-            None => match self.connect(shared).await {
+            None => match self.connect(shared, self.address).await {
                 Ok(stream) => Link::open(stream).await.map_err(|_| Lost::Broken)?,
                 Err(_) => return Err(Lost::Unreachable(Box::new(request))),
             },
@@ -255,8 +255,13 @@ impl Upstream {
         None
     }
 
-    async fn connect(&self, shared: &Shared) -> io::Result<TcpStream> {
-        let opening = TcpStream::connect(SocketAddr::V4(self.address));
+    /// Opens a connection to the replica, at the port that is asked for.
+    pub(super) async fn connect(
+        &self,
+        shared: &Shared,
+        address: SocketAddrV4,
+    ) -> io::Result<TcpStream> {
+        let opening = TcpStream::connect(SocketAddr::V4(address));
         let stream = time::timeout(shared.settings.connect_timeout, opening).await??;
         tend(&stream);
         Ok(stream)
@@ -274,7 +279,7 @@ impl Upstream {
         {
             return Ok((sender.clone(), true));
         }
-        let stream = self.connect(shared).await?;
+        let stream = self.connect(shared, self.address).await?;
         let mut builder = http2::Builder::new(ByTasks(shared.tasks.clone()));
         builder.timer(TokioTimer::new());
         builder.initial_stream_window_size(STREAM_WINDOW);

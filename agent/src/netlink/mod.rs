@@ -32,8 +32,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use domain::model::{EnvironmentName, ReplicaName};
 use domain::reason::Reason;
 use domain::replica::{Place, Trouble};
+use domain::route::{EnvironmentRoutes, RouteTable};
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
+use tokio::sync::watch::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -56,6 +58,7 @@ pub struct Netlink {
     allow_host: Vec<HostPort>,
     ingress: BTreeSet<u16>,
     redirects: watch::Receiver<Arc<Redirects>>,
+    routes: watch::Receiver<Arc<RouteTable>>,
     /// Locked for the whole of a `settle`, on its own thread: two at once would undo each other's work.
     settled: Arc<Mutex<Settled>>,
     /// What a killed agent left half removed is gone: done with the first look, before anything is attached.
@@ -80,11 +83,12 @@ struct Applied {
 
 impl Netlink {
     /// The network of `config`. `ingress` are the TCP ports that gateways offer beside DNS; `redirects` are those that
-    /// are served elsewhere, followed by [`Self::follow`].
+    /// are served elsewhere, and `routes` tells of the ports of apps; both are followed by [`Self::follow`].
     pub fn new(
         config: &Config,
         ingress: impl IntoIterator<Item = u16>,
         redirects: watch::Receiver<Arc<Redirects>>,
+        routes: watch::Receiver<Arc<RouteTable>>,
     ) -> Self {
         Self {
             pool: config.network.pool,
@@ -92,19 +96,26 @@ impl Netlink {
             allow_host: config.network.allow_host.clone(),
             ingress: ingress.into_iter().collect(),
             redirects,
+            routes,
             settled: Arc::default(),
             swept: Arc::default(),
         }
     }
 
-    /// Brings the rules up to date whenever a listener finds its port taken, until `stop`.
+    /// Brings the rules up to date whenever a listener finds its port taken, and when apps have other ports, until
+    /// `stop`.
     pub async fn follow(self, stop: CancellationToken) {
-        let mut redirects = self.redirects.clone();
+        let (mut redirects, mut routes) = (self.redirects.clone(), self.routes.clone());
+        let mut known = Ports::new();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = redirects.changed() => if changed.is_err() {
+                    return stop.cancelled().await;
+                },
+                // Routes change with every replica that comes or goes, ports hardly ever.
+                changed = await_other_ports(&mut routes, &mut known) => if changed.is_err() {
                     return stop.cancelled().await;
                 },
             }
@@ -199,6 +210,7 @@ impl Netlink {
 
     fn rules(&self, environments: &BTreeMap<EnvironmentName, Ipv4Net>, ours: bool) -> Rules {
         let redirects = Arc::clone(&self.redirects.borrow());
+        let mut ports = ports(&self.routes.borrow());
         let gates = environments.iter().map(|(environment, subnet)| Gate {
             bridge: environment.bridge(),
             subnet: *subnet,
@@ -208,6 +220,7 @@ impl Netlink {
                 .filter(|((of, _), _)| of == environment)
                 .map(|((_, port), to)| (*port, *to))
                 .collect(),
+            ports: ports.remove(environment).unwrap_or_default(),
         });
         Rules {
             gates: gates.collect(),
@@ -283,6 +296,26 @@ impl Lookout for Netlink {
         });
         Ok(closing.await?)
     }
+}
+
+/// The TCP ports of apps, by environment.
+type Ports = BTreeMap<EnvironmentName, BTreeSet<u16>>;
+
+fn ports(table: &RouteTable) -> Ports {
+    let ports = |(name, routes): (&EnvironmentName, &EnvironmentRoutes)| {
+        (name.clone(), routes.ports.keys().copied().collect())
+    };
+    table.environments.iter().map(ports).collect()
+}
+
+/// Comes back when the table has other ports than those that are known, which it then knows.
+async fn await_other_ports(
+    routes: &mut watch::Receiver<Arc<RouteTable>>,
+    known: &mut Ports,
+) -> Result<(), RecvError> {
+    let other = routes.wait_for(|table| ports(table) != *known).await?;
+    *known = ports(&other);
+    Ok(())
 }
 
 /// Takes away what an earlier agent left, where this one has had no environment yet. A board without `nft` cannot have

@@ -4,7 +4,7 @@
 //!   LAN ──▶ forward ──▶ sk-a          answers only
 //!   sk-a ─▶ forward ──▶ LAN           all, masqueraded
 //!   sk-a ─▶ forward ──▶ sk-b          nothing
-//!   sk-a ─▶ input   ──▶ its .1        DNS, ingress, ping, what `allow_host` names; the rest is refused
+//!   sk-a ─▶ input   ──▶ its .1        DNS, ingress and ports of its apps, ping, what `allow_host` names; the rest is refused
 //!   others ▶ input  ──▶ .1            nothing
 //! ```
 //!
@@ -37,6 +37,8 @@ pub(super) struct Gate {
     pub(super) gateway: Ipv4Addr,
     /// Ports of the gateway that another port of the board serves.
     pub(super) redirects: BTreeMap<u16, u16>,
+    /// TCP ports of apps on the gateway.
+    pub(super) ports: BTreeSet<u16>,
 }
 
 /// All that the rules are made of.
@@ -102,8 +104,9 @@ impl Rules {
         let mut rules: Vec<String> = self.gates.iter().map(spoofed).collect();
         rules.push("ct state established,related accept".to_owned());
         rules.push("meta l4proto icmp accept".to_owned());
-        for Gate { bridge, gateway, redirects, .. } in &self.gates {
-            for (protocol, ports) in [("udp", self.udp(redirects)), ("tcp", self.tcp(redirects))] {
+        for gate in &self.gates {
+            let Gate { bridge, gateway, .. } = gate;
+            for (protocol, ports) in [("udp", self.udp(gate)), ("tcp", self.tcp(gate))] {
                 let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
                 rules.push(format!(
                     "iifname \"{bridge}\" ip daddr {gateway} {protocol} dport {{ {} }} accept",
@@ -152,19 +155,20 @@ impl Rules {
     }
 
     /// The UDP ports that a gateway offers.
-    fn udp(&self, redirects: &BTreeMap<u16, u16>) -> BTreeSet<u16> {
+    fn udp(&self, gate: &Gate) -> BTreeSet<u16> {
         let mut ports = self.allowed(Protocol::Udp);
         ports.insert(DNS);
-        ports.extend(redirects.values());
+        ports.extend(gate.redirects.values());
         ports
     }
 
     /// The TCP ports that a gateway offers.
-    fn tcp(&self, redirects: &BTreeMap<u16, u16>) -> BTreeSet<u16> {
+    fn tcp(&self, gate: &Gate) -> BTreeSet<u16> {
         let mut ports = self.allowed(Protocol::Tcp);
         ports.insert(DNS);
         ports.extend(&self.ingress);
-        ports.extend(redirects.values());
+        ports.extend(gate.redirects.values());
+        ports.extend(&gate.ports);
         ports
     }
 
@@ -194,13 +198,14 @@ mod tests {
     fn gate(bridge: &str, third: u8) -> Gate {
         let subnet = Ipv4Net::new_assert([10, 213, third, 0].into(), 24);
         let gateway = [10, 213, third, 1].into();
-        Gate { bridge: bridge.to_owned(), subnet, gateway, redirects: BTreeMap::new() }
+        let (redirects, ports) = (BTreeMap::new(), BTreeSet::new());
+        Gate { bridge: bridge.to_owned(), subnet, gateway, redirects, ports }
     }
 
     #[test]
     fn two_environments_are_closed_to_each_other_and_open_to_the_world() {
         let rules = Rules {
-            gates: vec![gate("sk-default", 0), gate("sk-lab", 1)],
+            gates: vec![gate("sk-default", 0), Gate { ports: [5432].into(), ..gate("sk-lab", 1) }],
             ingress: [80].into(),
             allow_host: vec![HostPort { protocol: Protocol::Tcp, port: 1883 }],
             forwarding_is_ours: false,
@@ -223,7 +228,7 @@ mod tests {
             		iifname "sk-default" ip daddr 10.213.0.1 udp dport { 53 } accept
             		iifname "sk-default" ip daddr 10.213.0.1 tcp dport { 53, 80, 1883 } accept
             		iifname "sk-lab" ip daddr 10.213.1.1 udp dport { 53 } accept
-            		iifname "sk-lab" ip daddr 10.213.1.1 tcp dport { 53, 80, 1883 } accept
+            		iifname "sk-lab" ip daddr 10.213.1.1 tcp dport { 53, 80, 1883, 5432 } accept
             		meta l4proto tcp reject with tcp reset
             		reject with icmpx type admin-prohibited
             	}

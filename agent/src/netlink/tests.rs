@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::Duration;
 
+use domain::route::{Service, Transport};
 use tokio::time::Instant;
 
 use self::bed::{
@@ -242,6 +243,62 @@ fn a_taken_port_of_the_gateway_is_led_to_the_one_that_serves_it() {
         };
         tokio::join!(follow, lead);
     });
+}
+
+#[test]
+fn a_port_of_an_app_opens_on_its_own_gateway_and_closes_again() {
+    on_a_board(async |bed| {
+        let netlink = bed.netlink();
+        let [web, api] = bed.two_replicas(&netlink).await;
+        let _gateways = listen(&here(), 5432);
+        let refused = Err(ErrorKind::ConnectionRefused);
+        assert_eq!(connect(&web, "10.231.0.1:5432"), refused);
+        let stop = CancellationToken::new();
+        let follow = netlink.clone().follow(stop.clone());
+        let change = async {
+            let comes_to = async |expected: Result<(), ErrorKind>| {
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while connect(&web, "10.231.0.1:5432") != expected {
+                    assert!(Instant::now() < deadline, "it never came to {expected:?}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            bed.routes.send_replace(with_port(5432));
+            comes_to(Ok(())).await;
+            assert_eq!(connect(&api, "10.231.1.1:5432"), refused, "of another environment");
+            assert_eq!(connect(&api, "10.231.0.1:5432"), Err(ErrorKind::TimedOut));
+            assert_eq!(connect(&web, &format!("{BOARD}:5432")), refused, "by the gateway alone");
+            assert_eq!(connect(&bed.lan, "10.231.0.1:5432"), Err(ErrorKind::TimedOut));
+            bed.routes.send_replace(Arc::default());
+            comes_to(refused).await;
+            stop.cancel();
+        };
+        tokio::join!(follow, change);
+    });
+}
+
+/// A table with this port of an app in the environment `default`.
+fn with_port(port: u16) -> Arc<RouteTable> {
+    let service = Service {
+        app: "db".parse().unwrap(),
+        external: false,
+        transport: Transport::Tcp,
+        lan_name: String::new(),
+        domains: Vec::new(),
+        split: Vec::new(),
+        revisions: BTreeMap::new(),
+        asleep: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        unready: Reason::NoReadyReplica,
+    };
+    let routes = EnvironmentRoutes {
+        gateway: Ipv4Addr::new(10, 231, 0, 1),
+        suffix: String::new(),
+        apps: BTreeMap::new(),
+        ports: [(port, Arc::new(service))].into(),
+    };
+    let environments = [(EnvironmentName::default(), routes)].into();
+    Arc::new(RouteTable { environments, ..RouteTable::default() })
 }
 
 #[test]

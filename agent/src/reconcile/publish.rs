@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use domain::model::EnvironmentName;
 use domain::plan::{Fleet, World};
+use domain::ports::Holders;
 use domain::replica::Trouble;
 use domain::state::AppRecord;
 use domain::status::{AppStatus, EnvironmentStatus, JobStatus, Statuses};
@@ -45,12 +46,16 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             settings: &self.settings,
         };
         let fleet = Fleet::of(&self.state, world, &self.memory);
+        let listeners = self.reports.listeners.borrow().clone();
+        let ports = Holders::of(&self.state, &self.settings.own_ports);
         let scene = Scene {
             state: &self.state,
             fleet: &fleet,
             world,
             memory: &self.memory,
             lan_names: &lan_names,
+            ports: &ports,
+            listeners: &listeners,
         };
         // Routes first: a replica that is about to stop must not get another request.
         send(&self.publisher.routes, view::routes(scene));

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use domain::document::{Document, Finding, ScaleTarget};
 use domain::intake::{self, AnyParsed, Incoming, Verdict, refusal};
 use domain::model::{AppName, Digest, RevisionName};
+use domain::ports;
 use domain::reason::Reason;
 use domain::state::{AppRecord, Changes, JobRecord, RevisionRecord};
 use domain::status::Source;
@@ -189,7 +190,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let record = self.state.apps.get(&name);
                 match intake::app(record, &name, *document, warnings.clone(), incoming) {
                     Verdict::Unchanged => (),
-                    Verdict::Changed(record) => changes.apps.push(*record),
+                    Verdict::Changed(mut record) => {
+                        ports::claim(&mut record, self.state.device.next_event);
+                        changes.apps.push(*record);
+                    }
                     Verdict::Refused(findings) => return Err(refused(findings)),
                 }
             }

@@ -2,6 +2,7 @@
 
 mod draining;
 mod environments;
+mod ports;
 mod pressure;
 mod scaling;
 mod secrets;

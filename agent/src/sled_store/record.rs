@@ -161,6 +161,7 @@ pub(super) fn app_message(app: &AppRecord, seal: &Seal) -> stored::App {
         labels: labels_message(&app.labels),
         moving: labels_message(&app.moving),
         refused: app.refused.iter().map(ToString::to_string).collect(),
+        ports: app.ports.iter().map(|(port, number)| (u32::from(*port), *number)).collect(),
     }
 }
 
@@ -283,6 +284,11 @@ pub(super) fn read_app(message: &stored::App, reader: &mut Reader<'_>) -> Option
         labels: read_labels(&message.labels),
         moving: read_labels(&message.moving),
         refused: message.refused.iter().filter_map(|digest| digest.parse().ok()).collect(),
+        ports: message
+            .ports
+            .iter()
+            .filter_map(|(port, number)| Some((u16::try_from(*port).ok()?, *number)))
+            .collect(),
     })
 }
 

@@ -47,6 +47,7 @@ fn record_of(payload: &[u8]) -> AppRecord {
     record.revisions[0].phase = Phase::Committed;
     record.revisions[0].was_ready = true;
     record.scale = ScaleTarget { replicas: Some(2), ..ScaleTarget::default() };
+    record.ports = [(5432, 7), (6000, u64::MAX)].into();
     *record
 }
 
@@ -215,7 +216,8 @@ fn records_of_the_first_release_are_read() {
     }
     let (state, sequence) = read_copy(&fixture).expect("the fixture is a good snapshot");
     assert_eq!(sequence, 1);
-    assert_eq!(state.apps.values().collect::<Vec<_>>(), [&record()]);
+    let first = AppRecord { ports: [].into(), ..record() };
+    assert_eq!(state.apps.values().collect::<Vec<_>>(), [&first]);
 }
 
 #[test]

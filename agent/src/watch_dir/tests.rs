@@ -149,6 +149,7 @@ fn status(app: &str, source: Source) -> AppStatus {
         running_status: RunningStatus::Running,
         fqdn: String::new(),
         lan_name: String::new(),
+        exposed_port: 0,
         latest_revision: None,
         latest_ready_revision: None,
         revisions: Vec::new(),

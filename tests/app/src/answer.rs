@@ -23,7 +23,7 @@ use tokio::time::{self, Instant};
 
 use crate::query::Query;
 use crate::tally::Tally;
-use crate::{call, dns, say};
+use crate::{call, dns, echo, say};
 
 /// What a generated body is made of.
 const CHUNK: Bytes = Bytes::from_static(&[b'x'; 64 * 1024]);
@@ -94,6 +94,10 @@ impl App {
                     Err(error) => failed(&error),
                 }
             }
+            "/ask" => match echo::ask(&query.text("to"), &query.text("text")).await {
+                Ok(answer) => text(StatusCode::OK, answer),
+                Err(error) => failed(&error),
+            },
             "/exit" => {
                 // Full means that an end is under way already.
                 let _ = self.exit.try_send(query.number("code", 0));
@@ -140,7 +144,7 @@ fn switch(name: String, status: u16) -> Response<Body> {
 }
 
 /// Who answered.
-fn identity() -> Value {
+pub(crate) fn identity() -> Value {
     let variable = |name: &str| env::var(name).unwrap_or_default();
     json!({
         "app": variable("CONTAINER_APP_NAME"),

@@ -4,6 +4,7 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `PORT`, `PORTS` | where it listens, 8080 if neither is given; `PORTS` is a list: `8080,8081` |
+//! | `ECHO_PORTS` | where it speaks TCP without HTTP, none if not given |
 //! | `VERSION` | told by `/`, so that a test sees which revision answered |
 //! | `HEALTHY` | paths of probes that answer 200: `/healthz,/readyz` |
 //! | `START_DELAY_MS` | waits before it listens |
@@ -18,6 +19,7 @@
 mod answer;
 mod call;
 mod dns;
+mod echo;
 mod query;
 mod tally;
 
@@ -53,6 +55,10 @@ async fn main() -> io::Result<ExitCode> {
     let app = App { ready_at, exit, tally: tally.clone() };
     let mut servers = JoinSet::new();
     let (stop, _) = tokio::sync::watch::channel(false);
+    for port in listed("ECHO_PORTS") {
+        let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+        servers.spawn(echo::serve(listener, stop.subscribe()));
+    }
     for port in ports() {
         let listener = TcpListener::bind(("0.0.0.0", port)).await?;
         servers.spawn(serve(listener, app.clone(), stop.subscribe()));
@@ -131,9 +137,14 @@ fn say(line: &str) {
 }
 
 fn ports() -> Vec<u16> {
-    let list = env::var("PORTS").or_else(|_| env::var("PORT")).unwrap_or_default();
-    let ports: Vec<u16> = list.split(',').filter_map(|port| port.trim().parse().ok()).collect();
+    let name = if env::var_os("PORTS").is_some() { "PORTS" } else { "PORT" };
+    let ports = listed(name);
     if ports.is_empty() { vec![8080] } else { ports }
+}
+
+fn listed(name: &str) -> Vec<u16> {
+    let list = env::var(name).unwrap_or_default();
+    list.split(',').filter_map(|port| port.trim().parse().ok()).collect()
 }
 
 fn millis(name: &str) -> Option<Duration> {

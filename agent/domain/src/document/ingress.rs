@@ -14,6 +14,7 @@ use super::findings::quoted;
 use super::rules;
 use super::support::Place;
 use super::template::check_unique;
+use crate::ports;
 use crate::reason::Reason;
 use crate::route::Transport;
 
@@ -36,9 +37,6 @@ pub(super) fn read(configuration: &mut Fields<'_>, mode: RevisionsMode) -> Optio
     let mut fields = configuration.inner("ingress", Place::Ingress)?;
     let external = fields.flag("external").unwrap_or(false);
     let transport = fields.choice("transport", TRANSPORTS).unwrap_or_default();
-    if transport == Transport::Tcp {
-        fields.later("tcp", "transport");
-    }
     let client_certificates =
         fields.choice("clientCertificateMode", CERTIFICATES).unwrap_or_default();
     if client_certificates != ClientCertificates::Ignore {
@@ -46,7 +44,7 @@ pub(super) fn read(configuration: &mut Fields<'_>, mode: RevisionsMode) -> Optio
     }
     let ingress = Ingress {
         external,
-        target_port: fields.port("targetPort", 0).unwrap_or(0),
+        target_port: target_port(&mut fields, transport),
         exposed_port: exposed_port(&mut fields, transport),
         transport,
         traffic: traffic(&mut fields),
@@ -58,20 +56,46 @@ pub(super) fn read(configuration: &mut Fields<'_>, mode: RevisionsMode) -> Optio
         cors: cors(&mut fields),
         additional_ports: additional_ports(&mut fields, external),
     };
+    if transport == Transport::Tcp {
+        check_exposed(&fields, ingress.exposed_port, ingress.target_port);
+    }
+    let exposed: Vec<u16> = ports::of(&ingress).iter().map(|port| port.exposed).collect();
+    if exposed.iter().collect::<BTreeSet<_>>().len() != exposed.len() {
+        let message = "each exposedPort is given once";
+        fields.error("additionalPortMappings", Reason::InvalidValue, message);
+    }
     fields.close();
     Some(ingress)
 }
 
 fn exposed_port(fields: &mut Fields<'_>, transport: Transport) -> u16 {
     let port = fields.port("exposedPort", 0).unwrap_or(0);
-    if port != 0 {
-        if transport == Transport::Tcp && (port == 80 || port == 443) {
-            let message = format!("{port} belongs to HTTP; TCP ingress needs another port");
-            fields.error("exposedPort", Reason::InvalidValue, message);
-        }
-        fields.later("exposedPort", "exposedPort");
+    if port != 0 && transport != Transport::Tcp {
+        let message = "without effect: HTTP is served at its own ports; see transport: tcp";
+        fields.warning("exposedPort", Reason::Unsupported, message);
     }
     port
+}
+
+fn target_port(fields: &mut Fields<'_>, transport: Transport) -> u16 {
+    let given = fields.has("targetPort");
+    let port = fields.port("targetPort", 0);
+    if transport == Transport::Tcp && (!given || port == Some(0)) {
+        fields.missing("targetPort", "the port that the app listens on");
+    }
+    port.unwrap_or(0)
+}
+
+/// Checks the port that others use, which is the target port where none is given.
+fn check_exposed(fields: &Fields<'_>, exposed: u16, target: u16) {
+    let (key, port) = match exposed {
+        0 => ("targetPort", target),
+        exposed => ("exposedPort", exposed),
+    };
+    if ports::HTTP.contains(&port) {
+        let message = format!("{port} belongs to HTTP; give TCP another exposedPort");
+        fields.error(key, Reason::InvalidValue, message);
+    }
 }
 
 fn allow_insecure(fields: &mut Fields<'_>, transport: Transport) -> bool {
@@ -231,9 +255,6 @@ fn additional_ports(fields: &mut Fields<'_>, app_external: bool) -> Vec<PortMapp
     if distinct.len() != ports.len() {
         fields.error(KEY, Reason::InvalidValue, "each targetPort is given once");
     }
-    if !ports.is_empty() {
-        fields.later("additionalPorts", KEY);
-    }
     ports
 }
 
@@ -248,6 +269,7 @@ fn port_mapping(mut fields: Fields<'_>, app_external: bool) -> Option<PortMappin
     }
     let target_port = fields.port("targetPort", 1);
     let exposed_port = fields.port("exposedPort", 0).filter(|port| *port != 0);
+    check_exposed(&fields, exposed_port.unwrap_or(0), target_port.unwrap_or(0));
     fields.close();
     let target_port = target_port?;
     Some(PortMapping { external, target_port, exposed_port: exposed_port.unwrap_or(target_port) })

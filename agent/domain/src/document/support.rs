@@ -181,9 +181,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("sticky", "not acted on yet: each request goes to the least busy replica"),
     ("cors", "not acted on yet: no CORS headers are added"),
     ("ipRestrictions", "not acted on yet: EVERY address may come in"),
-    ("tcp", "not acted on yet: TCP ingress comes with a later release"),
-    ("exposedPort", "not acted on yet: TCP ingress comes with a later release"),
-    ("additionalPorts", "not acted on yet: only targetPort is served"),
 ];
 
 /// Why a key is not read, if it is known.

@@ -9,7 +9,6 @@ use crate::document::RevisionsMode;
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::{ContainerState, Trouble};
-use crate::route::Transport;
 use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
 use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
@@ -86,8 +85,9 @@ fn one(
         awake,
     };
     let document = record.document_of(revision);
-    let ingress = document.is_some_and(|document| document.configuration.ingress.is_some());
-    let asks = scale::asks(&revision.name, &revision.template, ingress, sight);
+    let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
+    let transport = ingress.map(|ingress| ingress.transport);
+    let asks = scale::asks(&revision.name, &revision.template, transport, sight);
     let (min, max) = record.bounds_of(revision);
     // What stands by for one on trial stays awake; what was at zero before that one came stays there.
     let rests = may_rest(record, revision) && !(awake && is_followed(record, revision));
@@ -145,12 +145,9 @@ pub(super) fn hold_back(
     may
 }
 
-/// Its bounds and its rules allow it to have no replica. Without TCP ingress nothing would wake an app that speaks TCP.
+/// Its bounds and its rules allow it to have no replica.
 fn may_rest(record: &AppRecord, revision: &RevisionRecord) -> bool {
-    let document = record.document_of(revision);
-    let ingress = document.and_then(|document| document.configuration.ingress.as_ref());
-    let tcp = ingress.is_some_and(|ingress| ingress.transport == Transport::Tcp);
-    record.bounds_of(revision).0 == 0 && !scale::needs_a_replica(&revision.template) && !tcp
+    record.bounds_of(revision).0 == 0 && !scale::needs_a_replica(&revision.template)
 }
 
 /// Another one is to take over from it.
@@ -183,10 +180,7 @@ impl Memory {
         if let Some(kept) = active().find(|revision| !may_rest(record, revision)) {
             let (min, _) = record.bounds_of(kept);
             let why = match min {
-                0 if scale::needs_a_replica(&kept.template) => {
-                    "a rule looks at what it uses".to_owned()
-                }
-                0 => "nothing would wake an app that speaks TCP".to_owned(),
+                0 => "a rule looks at what it uses".to_owned(),
                 _ => format!("minReplicas is {min}"),
             };
             return refuse(format!("{}: {why}", kept.name));

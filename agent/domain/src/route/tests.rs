@@ -52,7 +52,10 @@ fn environment(
 ) -> (EnvironmentName, EnvironmentRoutes) {
     let suffix = format!("{name}.pi-1.internal");
     let apps = apps.into_iter().map(|app| (app.app.clone(), Arc::new(app))).collect();
-    (name.parse().unwrap(), EnvironmentRoutes { gateway: gateway.into(), suffix, apps })
+    (
+        name.parse().unwrap(),
+        EnvironmentRoutes { gateway: gateway.into(), suffix, apps, ports: Ports::new() },
+    )
 }
 
 fn table() -> RouteTable {
@@ -69,7 +72,7 @@ fn table() -> RouteTable {
         environment("default", [10, 250, 0, 1], vec![shop, store, raw]),
         environment("test", [10, 250, 1, 1], vec![other_shop, annex]),
     ];
-    RouteTable { environments: environments.into() }
+    RouteTable { environments: environments.into(), ..RouteTable::default() }
 }
 
 #[track_caller]
@@ -197,6 +200,7 @@ fn shares_of(weights: &[u32], numbers: impl Iterator<Item = u32>) -> Vec<u32> {
     let revisions: Vec<_> = each.map(|(weight, (name, one))| (*name, *weight, one)).collect();
     let table = RouteTable {
         environments: [environment("default", [10, 250, 0, 1], vec![app("a", &revisions)])].into(),
+        ..RouteTable::default()
     };
     let found = table.find("a", &Side::Lan).unwrap();
     let mut counts = vec![0; weights.len()];
@@ -234,6 +238,7 @@ fn a_label_leads_to_its_revision_whatever_its_weight() {
         .into();
     let table = RouteTable {
         environments: [environment("default", [10, 250, 0, 1], vec![service])].into(),
+        ..RouteTable::default()
     };
     let picked = |host: &str| {
         let found = table.find(&format!("{host}.default.pi-1.internal"), &Side::Lan).unwrap();
@@ -254,6 +259,7 @@ fn the_least_busy_replica_is_picked_and_equals_take_turns() {
     let service = app("a", &[("1", 100, &[1, 2, 3])]);
     let table = RouteTable {
         environments: [environment("default", [10, 250, 0, 1], vec![service])].into(),
+        ..RouteTable::default()
     };
     let found = table.find("a", &Side::Lan).unwrap();
     let pick = |open: [usize; 3], turn| {
@@ -286,7 +292,7 @@ fn who_is_asleep_keeps_its_share_and_is_woken() {
             asleep.iter().map(|(name, sleep)| (name.parse().unwrap(), *sleep)).collect();
         let apps = vec![service];
         let environments = [environment("default", [10, 250, 0, 1], apps)].into();
-        let table = RouteTable { environments };
+        let table = RouteTable { environments, ..RouteTable::default() };
         let pick = |host: &str, ticket| {
             let found = table.find(host, &Side::Lan).unwrap();
             found.pick(Ticket(ticket), |_| Some(0), 0).map(whom)
@@ -305,4 +311,23 @@ fn who_is_asleep_keeps_its_share_and_is_woken() {
     let why = Err(Reason::CrashLoopBackOff);
     assert_eq!(picks(&[("a--2", fails)], [&[1], &[]]), (Ok(Ok(1)), Ok(Ok(1)), why.clone()));
     assert_eq!(picks(&[("a--2", fails)], [&[], &[]]), (why.clone(), why.clone(), why));
+}
+
+#[test]
+fn a_port_leads_to_its_app_from_the_sides_that_it_has() {
+    let mut table = table();
+    let raw = Arc::clone(&table.environments["default"].apps["raw"]);
+    let routes = table.environments.get_mut("default").unwrap();
+    routes.ports.insert(5432, Arc::clone(&raw));
+    routes.ports.insert(5433, Arc::clone(&raw));
+    table.ports.insert(5432, raw);
+    let inside = |name: &str| Side::Environment(name.parse().unwrap());
+    let found =
+        |port, side: &Side| table.find_port(port, side).map(|found| found.service.app.to_string());
+    assert_eq!(found(5432, &Side::Lan), Ok("raw".to_owned()));
+    assert_eq!(found(5432, &inside("default")), Ok("raw".to_owned()));
+    assert_eq!(found(5433, &inside("default")), Ok("raw".to_owned()));
+    for (port, side) in [(5433, Side::Lan), (5432, inside("test")), (5434, inside("default"))] {
+        assert_eq!(found(port, &side), Err(Reason::UnknownPort), "{port} {side:?}");
+    }
 }

@@ -8,6 +8,7 @@ use crate::document::{ScaleRule, ScaleTrigger, Template};
 use crate::model::{Moment, RevisionName, WallTime};
 use crate::reason::Reason;
 use crate::replica::Trouble;
+use crate::route::Transport;
 use crate::window::{Schedule, Zones};
 
 /// Requests in a second, or connections at a time, that a replica is to have where a rule does not say (features 7).
@@ -15,6 +16,8 @@ const USUAL_TARGET: f64 = 10.0;
 
 /// The rule of an app with ingress that has none, and what wakes one whose rules do not look at requests.
 const REQUESTS: &str = "http";
+/// The same of one that speaks TCP.
+const CONNECTIONS: &str = "tcp";
 
 /// Custom scalers that are sampled, by their names in KEDA.
 const SAMPLED: [&str; 7] =
@@ -48,11 +51,11 @@ pub struct Asks<'a> {
     pub trouble: Option<Trouble>,
 }
 
-/// What the rules of a template ask for; `ingress` tells whether requests come to it.
+/// What the rules of a template ask for; `ingress` tells what comes to it, if anything does.
 pub fn asks<'a>(
     revision: &RevisionName,
     template: &'a Template,
-    ingress: bool,
+    ingress: Option<Transport>,
     sight: Sight<'_>,
 ) -> Asks<'a> {
     let mut all = Asks::default();
@@ -77,9 +80,16 @@ pub fn asks<'a>(
     let looked_at = |rule: &ScaleRule| {
         matches!(rule.trigger, ScaleTrigger::Http { .. } | ScaleTrigger::Tcp { .. })
     };
-    if ingress && !template.scale.rules.iter().any(looked_at) {
+    if let Some(transport) = ingress
+        && !template.scale.rules.iter().any(looked_at)
+    {
         let own = template.scale.rules.is_empty();
-        let metric = requests(REQUESTS, USUAL_TARGET, sight);
+        let metric = match transport {
+            Transport::Tcp => connections(CONNECTIONS, USUAL_TARGET, sight),
+            Transport::Auto | Transport::Http | Transport::Http2 => {
+                requests(REQUESTS, USUAL_TARGET, sight)
+            }
+        };
         // Whoever scales by something else is woken and kept by requests, and no more.
         let desired = metric.desired.filter(|_| own).or(Some(u32::from(metric.active)));
         all.metrics.push(Metric { desired, ..metric });

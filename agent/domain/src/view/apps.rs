@@ -5,6 +5,7 @@ use super::network::split;
 use crate::document::Finding;
 use crate::model::WallTime;
 use crate::plan::{Doing, ReplicaView};
+use crate::ports;
 use crate::probe::Health;
 use crate::reason::Reason;
 use crate::replica::Trouble;
@@ -45,10 +46,11 @@ pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
         running_status: running_status(record, &split, &revisions),
         fqdn: fqdn.unwrap_or_default(),
         lan_name: held.map(|name| format!("{name}.local")).unwrap_or_default(),
+        exposed_port: ingress.and_then(ports::own).map_or(0, |port| port.exposed),
         latest_revision: record.latest().map(|revision| revision.name.clone()),
         latest_ready_revision: ready.map(|revision| revision.name.clone()),
         revisions,
-        warnings: warnings(record, &split),
+        warnings: warnings(record, &split, scene),
         error: None,
         scale_target: record.scale.to_string(),
         updated: WallTime::default(),
@@ -56,7 +58,7 @@ pub fn app_status(record: &AppRecord, scene: Scene<'_>) -> AppStatus {
 }
 
 /// What of the document is not acted on, and what was remarked of the newest revision's images.
-fn warnings(record: &AppRecord, split: &Split) -> Vec<Finding> {
+fn warnings(record: &AppRecord, split: &Split, scene: Scene<'_>) -> Vec<Finding> {
     let mut warnings =
         record.accepted.as_ref().map(|accepted| accepted.warnings.clone()).unwrap_or_default();
     warnings.extend(split.idle.iter().map(|number| Finding {
@@ -65,6 +67,8 @@ fn warnings(record: &AppRecord, split: &Split) -> Vec<Finding> {
         message: Reason::TrafficUnready.sentence().to_owned(),
         position: None,
     }));
+    warnings.extend(scene.ports.conflicts(record));
+    warnings.extend(scene.ports.closed(record, scene.listeners));
     let Some(latest) = record.latest() else { return warnings };
     let template = &latest.template;
     let kinds =
@@ -318,6 +322,7 @@ pub fn refused_status(name: &str, source: Source, finding: Finding) -> AppStatus
         running_status: RunningStatus::Stopped,
         fqdn: String::new(),
         lan_name: String::new(),
+        exposed_port: 0,
         latest_revision: None,
         latest_ready_revision: None,
         revisions: Vec::new(),

@@ -8,9 +8,10 @@ use super::Scene;
 use crate::document::{AppDocument, Ingress};
 use crate::ipam;
 use crate::model::{AppName, EnvironmentName, RevisionName};
+use crate::ports::{self, Port};
 use crate::reason::Reason;
 use crate::rollout::diagnosis;
-use crate::route::{Backend, EnvironmentRoutes, RouteTable, Service, Sleep};
+use crate::route::{Backend, EnvironmentRoutes, Ports, RouteTable, Service, Side, Sleep};
 use crate::state::{AppRecord, RevisionRecord, Wanted};
 use crate::traffic::{self, Split};
 use crate::zone::{AnnouncedApp, Announcements, Zone, ZoneEntry, Zones};
@@ -25,16 +26,49 @@ pub fn routes(scene: Scene<'_>) -> RouteTable {
                 gateway: ipam::gateway(*subnet),
                 suffix: scene.world.settings.suffix(environment),
                 apps: BTreeMap::new(),
+                ports: BTreeMap::new(),
             },
         );
     }
+    let mut lan = Ports::new();
     for (record, document, ingress) in with_ingress(scene) {
-        if let Some(routes) = environments.get_mut(&document.environment) {
-            let service = service(scene, record, ingress);
-            routes.apps.insert(record.name.clone(), Arc::new(service));
+        let Some(routes) = environments.get_mut(&document.environment) else { continue };
+        let whole = Arc::new(service(scene, record, ingress));
+        for port in ports::of(ingress) {
+            for side in port.sides(&document.environment) {
+                if !scene.ports.has(&record.name, &side, port.exposed) {
+                    continue;
+                }
+                let behind = match port.additional {
+                    None => Arc::clone(&whole),
+                    Some(_) => Arc::new(behind(port, &whole, record)),
+                };
+                match side {
+                    Side::Lan => lan.insert(port.exposed, behind),
+                    Side::Environment(_) => routes.ports.insert(port.exposed, behind),
+                };
+            }
+        }
+        routes.apps.insert(record.name.clone(), whole);
+    }
+    RouteTable { environments, ports: lan }
+}
+
+/// The same app behind one of its additional ports.
+fn behind(port: Port, service: &Service, record: &AppRecord) -> Service {
+    let mut behind = service.clone();
+    for (name, backends) in &mut behind.revisions {
+        // A document that moves image and targetPort together breaks neither revision.
+        let own = record.revision(name).and_then(|revision| record.document_of(revision));
+        let own = own.and_then(|document| document.configuration.ingress.as_ref());
+        let own = own.map_or(Vec::new(), ports::of).into_iter();
+        let same = |one: &Port| one.additional.is_some() && one.exposed == port.exposed;
+        let target = own.into_iter().find(same).unwrap_or(port).target;
+        for backend in backends {
+            backend.address.set_port(target);
         }
     }
-    RouteTable { environments }
+    behind
 }
 
 /// Apps that are reached, by the document in force: that of the revision that serves.

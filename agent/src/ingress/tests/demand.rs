@@ -36,7 +36,7 @@ impl Still {
 
     fn ask(&self, host: &str) -> Busy {
         match Errand::new(host, &Side::Lan, &self.shared).look(&self.shared) {
-            Finding::Reserved((busy, _)) => busy,
+            Finding::Reserved(reserved) => reserved.busy,
             Finding::Asleep(_) | Finding::Nobody(_) => panic!("nobody serves {host}"),
         }
     }

@@ -70,7 +70,7 @@ async fn nobody_is_on_a_replica_that_was_drained() {
         Tasks::default().spawn_short(Span::none(), async move {
             while !over.load(Ordering::SeqCst) {
                 let mut errand = Errand::new("hello", &Side::Lan, &shared);
-                let (busy, _) = errand.reserve(&shared, || 0).await.unwrap();
+                let busy = errand.reserve(&shared, || 0).await.unwrap().busy;
                 let serves = busy.upstream().address.port();
                 if serves <= stopped.load(Ordering::SeqCst) {
                     strays.fetch_add(1, Ordering::SeqCst);

@@ -94,7 +94,7 @@ async fn who_came_first_is_called_first_and_nobody_waits_for_another_revision() 
         async move {
             let host = format!("hello--{revision}.default.pi.internal");
             let mut errand = Errand::new(&host, &Side::Lan, shared);
-            let (busy, _) = errand.reserve(shared, || 10).await.unwrap();
+            let busy = errand.reserve(shared, || 10).await.unwrap().busy;
             (number, busy.upstream().address.port())
         }
     };
@@ -225,7 +225,7 @@ async fn a_request_waits_too_where_its_replica_could_not_be_reached_and_has_left
     let at = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let (routes, shared) = shared(settings(), table(vec![app("hello", &[at(1)])]));
     let mut errand = Errand::new("hello", &Side::Lan, &shared);
-    let (busy, _) = errand.reserve(&shared, || 0).await.unwrap();
+    let busy = errand.reserve(&shared, || 0).await.unwrap().busy;
     errand.pass_over(busy.upstream());
     drop(busy);
     routes.send_replace(table(sleeping()));
@@ -234,7 +234,7 @@ async fn a_request_waits_too_where_its_replica_could_not_be_reached_and_has_left
     // The same name at the same address is another replica: the one before has left.
     routes.send_replace(table(vec![app("hello", &[at(1)])]));
     shared.waiting.call(&shared);
-    let (busy, _) = again.await.unwrap();
+    let busy = again.await.unwrap().busy;
     assert_eq!(busy.upstream().address, at(1));
 }
 
@@ -246,7 +246,7 @@ async fn a_change_between_the_look_and_the_place_is_not_waited_for_again() {
     let Finding::Asleep(asleep) = errand.look(&shared) else { panic!("it is asleep") };
     routes.send_replace(table(vec![app("hello", &[at])]));
     let called = shared.waiting.wait(&shared, &errand, asleep, 0).now_or_never();
-    let (busy, _) = called.expect("it is called at once").unwrap();
+    let busy = called.expect("it is called at once").unwrap().busy;
     assert_eq!(busy.upstream().address, at);
 }
 

@@ -289,6 +289,7 @@ pub(super) fn status(app: &str, generation: u64) -> AppStatus {
         running_status: RunningStatus::Running,
         fqdn: String::new(),
         lan_name: String::new(),
+        exposed_port: 0,
         latest_revision: None,
         latest_ready_revision: None,
         revisions: Vec::new(),

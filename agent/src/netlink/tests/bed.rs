@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use domain::model::{EnvironmentName, ReplicaName};
 use domain::replica::Place;
+use domain::route::RouteTable;
 use ipnet::Ipv4Net;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -38,6 +39,7 @@ pub(super) struct Bed {
     pub(super) dir: TempDir,
     pub(super) config: Config,
     pub(super) redirects: watch::Sender<Arc<Redirects>>,
+    pub(super) routes: watch::Sender<Arc<RouteTable>>,
     pub(super) lan: File,
 }
 
@@ -59,14 +61,15 @@ impl Bed {
         fs::write(IP_FORWARD, "0").unwrap();
         sh("ip link set lo up");
         let lan = neighbour("lan0", BOARD, LAN);
-        let bed = Self { dir, config, redirects: watch::Sender::default(), lan };
+        let (redirects, routes) = (watch::Sender::default(), watch::Sender::default());
+        let bed = Self { dir, config, redirects, routes, lan };
         // The LAN knows where our subnets are: routing is not what keeps it out.
         within(&bed.lan, || sh(&format!("ip route add {POOL} via {BOARD}")));
         bed
     }
 
     pub(super) fn netlink(&self) -> Netlink {
-        Netlink::new(&self.config, [80], self.redirects.subscribe())
+        Netlink::new(&self.config, [80], self.redirects.subscribe(), self.routes.subscribe())
     }
 
     /// Settles two environments with one replica in each.

@@ -243,17 +243,6 @@ async fn what_stands_by_is_made_anew_where_a_secret_changed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_nothing_could_wake_again_keeps_one_replica() {
-    let mut board = Board::start();
-    board.send("hello", &lazy().replace("8080}", "8080, transport: tcp}")).await.unwrap();
-    board.until("hello", has(1)).await;
-    sleep(Duration::from_hours(1)).await;
-    board.until("hello", has(1)).await;
-    let refused = board.to_zero("hello").await.unwrap_err();
-    assert!(refused.findings[0].message.contains("speaks TCP"), "{refused}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_one_that_stands_by_for_one_on_trial_stays_awake_until_the_trial_is_over() {
     let mut board = Board::start();
     let quick = lazy().replace("maxReplicas: 6", "maxReplicas: 6, cooldownPeriod: 1");

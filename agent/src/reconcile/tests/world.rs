@@ -14,7 +14,7 @@ use domain::replica::{
     ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
     Secret, StoragePlace, Survey, Trouble,
 };
-use domain::route::Sleep;
+use domain::route::{RouteTable, Sleep};
 use domain::scale::{Asked, Demand};
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, EnvironmentStatus, Source};
@@ -367,6 +367,7 @@ impl Board {
             netns_dir: "/run/skerry/netns".into(),
             boot: format!("boot-{boot}"),
             host_allowed: false,
+            own_ports: BTreeSet::from([53, 80, 443]),
             allowances: domain::allowances::Allowances {
                 storages: vec!["/srv/allowed".to_owned(), "LABEL=data".to_owned()],
                 ..domain::allowances::Allowances::default()
@@ -636,6 +637,11 @@ impl Board {
             }
         };
         timeout(PATIENCE, level).await.expect("the world in time");
+    }
+
+    /// What the ingress goes by.
+    pub(super) fn routes(&self) -> Arc<RouteTable> {
+        self.published.routes.borrow().clone()
     }
 
     /// Where the ingress would send a request.

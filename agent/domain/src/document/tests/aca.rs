@@ -57,9 +57,6 @@ const ROWS: &[(&str, &str)] = &[
     ("sticky", "stickiness"),
     ("cors", "CORS"),
     ("ipRestrictions", "IP restrictions"),
-    ("tcp", "TCP ingress"),
-    ("exposedPort", "TCP ingress"),
-    ("additionalPorts", "additional ports"),
 ];
 
 /// Features of the `skerry` block that take the place of nothing in ACA.

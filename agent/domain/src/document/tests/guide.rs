@@ -29,7 +29,6 @@ pub(super) fn keys_of_features() -> BTreeMap<String, String> {
             let feature = feature.trim_end_matches('"');
             let key = match (feature, key.strip_prefix('"')) {
                 // Keys that stand in a constant or a loop, and those of a mapping within the file's own.
-                ("additionalPorts", _) => "additionalPortMappings",
                 ("scaleTiming", _) => "cooldownPeriod`, `pollingInterval",
                 ("dapr", _) => "dapr.enabled",
                 ("domainTls", _) => "customDomains[].bindingType",

@@ -49,14 +49,18 @@ fn what_is_not_known_or_not_acted_on_is_said() {
         "targetPort: 80",
         "allowInsecure: false, transport: tcp, exposedPort: 5000, clientCertificateMode: Require, corsPolicy: {allowedOrigins: ['*']}, customDomains: [{name: A.example.com, bindingType: sniEnabled}], ipSecurityRestrictions: [{name: a, ipAddressRange: 10.0.0.1/8, action: Allow}], additionalPortMappings: [{external: false, targetPort: 2}]",
         &expect![[r#"
-            5:48 properties.configuration.ingress.transport NotYetSupported: not acted on yet: TCP ingress comes with a later release
-            5:66 properties.configuration.ingress.exposedPort NotYetSupported: not acted on yet: TCP ingress comes with a later release
             5:95 properties.configuration.ingress.clientCertificateMode NotYetSupported: not acted on yet: clients are not asked for a certificate
             5:116 properties.configuration.ingress.corsPolicy NotYetSupported: not acted on yet: no CORS headers are added
             5:192 properties.configuration.ingress.customDomains[0].bindingType NotYetSupported: not acted on yet: the domain is served over HTTP until the board has a certificate
             5:230 properties.configuration.ingress.ipSecurityRestrictions NotYetSupported: not acted on yet: EVERY address may come in
-            5:310 properties.configuration.ingress.additionalPortMappings NotYetSupported: not acted on yet: only targetPort is served
         "#]],
+    );
+    warned(
+        "targetPort: 80",
+        "exposedPort: 5000",
+        &expect![[r#"
+        5:28 properties.configuration.ingress.exposedPort Unsupported: without effect: HTTP is served at its own ports; see transport: tcp
+    "#]],
     );
     warned(
         "targetPort: 80",

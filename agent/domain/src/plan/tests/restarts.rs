@@ -96,6 +96,7 @@ impl Board {
             netns_dir: "/run/skerry/netns".into(),
             boot: BOOT.to_owned(),
             host_allowed: false,
+            own_ports: BTreeSet::from([53, 80, 443]),
             allowances: allowances(),
         };
         Self { state, settings, memory: Memory::new(1) }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::document::{Scale, Template};
 use crate::model::WallTime;
+use crate::route::Transport;
 use crate::scale::{Asked, Sight, asks};
 use crate::window::Zones;
 
@@ -50,7 +51,7 @@ fn day(min: u32, max: u32) -> (Vec<(u64, u32)>, usize) {
             readings: &Readings::new(),
             awake: 0 < count,
         };
-        let metrics = asks(&revision, &template, true, sight).metrics;
+        let metrics = asks(&revision, &template, Some(Transport::Auto), sight).metrics;
         let decision = scaler.decide(&Terms { metrics, ..terms(min, max, asks_for(0)) }, at(secs));
         (asked, due) = (asked + 1, decision.again);
         if decision.count != count {

@@ -6,8 +6,11 @@ use super::*;
 use crate::document::{Scale, ScaleRule, ScaleTrigger, Template};
 use crate::model::WallTime;
 use crate::reason::Reason;
+use crate::route::Transport;
 use crate::scale::{Asked, Asks, Sight, asks};
 use crate::window::Zones;
+
+const HTTP: Option<Transport> = Some(Transport::Auto);
 
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -27,7 +30,7 @@ fn template(triggers: Vec<ScaleTrigger>) -> Template {
 /// What the rules of a template ask for at a date, in seconds since 1970.
 fn ask<'a>(
     template: &'a Template,
-    ingress: bool,
+    ingress: Option<Transport>,
     asked: Asked,
     readings: &Readings,
     wall: u64,
@@ -44,7 +47,7 @@ fn ask<'a>(
 }
 
 fn of(template: &Template, asked: Asked) -> Option<u32> {
-    ask(template, true, asked, &Readings::new(), 0).metrics[0].desired
+    ask(template, HTTP, asked, &Readings::new(), 0).metrics[0].desired
 }
 
 fn begun(begun: u64) -> Asked {
@@ -70,7 +73,7 @@ fn requests_are_counted_over_the_window() {
     }
     let usual = template(Vec::new());
     assert_eq!(of(&usual, begun(151)), Some(2), "the rule of an app that has none");
-    let none = ask(&usual, false, begun(151), &Readings::new(), 0);
+    let none = ask(&usual, None, begun(151), &Readings::new(), 0);
     assert!(none.metrics.is_empty(), "without ingress there is nothing to look at");
 }
 
@@ -100,7 +103,7 @@ fn cron_holds_from_each_start_to_the_next_end() {
         (24 * 5 + 12, 0, 0, 3600),
     ] {
         let now = monday + hour * 3600 + minute * 60;
-        let asks = ask(&office, false, Asked::default(), &Readings::new(), now);
+        let asks = ask(&office, None, Asked::default(), &Readings::new(), now);
         let metric = asks.metrics[0];
         assert_eq!(
             (metric.desired, metric.active),
@@ -110,7 +113,7 @@ fn cron_holds_from_each_start_to_the_next_end() {
         assert_eq!(asks.again, Some(at(1000 + again)), "{hour}:{minute}");
     }
     let reason = |template: &Template| {
-        let asks = ask(template, false, Asked::default(), &Readings::new(), monday);
+        let asks = ask(template, None, Asked::default(), &Readings::new(), monday);
         assert_eq!(asks.metrics[0].desired, None);
         asks.trouble.map(|trouble| (trouble.reason, trouble.details))
     };
@@ -135,7 +138,7 @@ fn what_was_sampled_is_divided_and_what_failed_says_why() {
         (key("rule-0"), Reading::Value { value: 11.0, target: 5.0, activation: 11.0 }),
         (key("rule-2"), Reading::Failed(failed)),
     ]);
-    let asks = ask(&template, true, begun(3), &readings, 0);
+    let asks = ask(&template, HTTP, begun(3), &readings, 0);
     let seen: Vec<_> =
         asks.metrics.iter().map(|metric| (metric.rule, metric.desired, metric.active)).collect();
     let expected = [

@@ -12,6 +12,7 @@ use super::tally;
 use crate::allowances::Allowances;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName, WallTime};
 use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan};
+use crate::ports::Holders;
 use crate::probe::{Health, ProbePlan};
 use crate::reason::Reason;
 use crate::replica::{ObservedReplica, Trouble};
@@ -23,6 +24,9 @@ use crate::window::Zones;
 
 /// The date at which every run begins: 23 November 2026.
 const DATE: Duration = Duration::from_hours(498_720);
+
+/// Every port can be had.
+static NO_TROUBLES: BTreeMap<String, Trouble> = BTreeMap::new();
 
 /// More steps in a row than a state can take.
 const MOST_STEPS: u32 = 20;
@@ -87,6 +91,7 @@ impl Agent {
                 netns_dir: "/run/skerry/netns".into(),
                 boot: "boot-0".to_owned(),
                 host_allowed: false,
+                own_ports: BTreeSet::from([53, 80, 443]),
                 allowances: Allowances {
                     devices: vec!["/dev/*".to_owned()],
                     ..Allowances::default()
@@ -172,16 +177,30 @@ impl Run {
     }
 
     pub(super) fn routes(&self, fleet: &Fleet<'_>) -> RouteTable {
-        view::routes(self.scene(fleet, &BTreeMap::new()))
+        let ports = self.ports();
+        view::routes(self.scene(fleet, &BTreeMap::new(), &ports))
+    }
+
+    pub(super) fn ports(&self) -> Holders {
+        Holders::of(&self.agent.state, &self.agent.settings.own_ports)
     }
 
     pub(super) fn scene<'a>(
         &'a self,
         fleet: &'a Fleet<'a>,
         lan_names: &'a crate::zone::LanNames,
+        ports: &'a Holders,
     ) -> Scene<'a> {
         let (state, memory) = (&self.agent.state, &self.agent.memory);
-        Scene { state, fleet, world: self.world_at(self.now), memory, lan_names }
+        Scene {
+            state,
+            fleet,
+            world: self.world_at(self.now),
+            memory,
+            lan_names,
+            ports,
+            listeners: &NO_TROUBLES,
+        }
     }
 
     /// One decision and what follows from it, in the order in which the loop does it.

@@ -37,7 +37,8 @@ impl Run {
     /// The reasons that statuses tell of. Nothing is ever pending without one.
     fn check_told(&self) -> Result<Vec<Reason>, Violation> {
         let (names, fleet) = (BTreeMap::new(), self.fleet());
-        let scene = self.scene(&fleet, &names);
+        let ports = self.ports();
+        let scene = self.scene(&fleet, &names, &ports);
         let mut reasons = Vec::new();
         for record in self.agent.state.apps.values() {
             let status = view::app_status(record, scene);
