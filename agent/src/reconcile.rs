@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, ZoneFiles};
+use crate::course;
 use crate::drain::Drain;
 use crate::inbox::{INBOX_DEPTH, Kind, Request};
 use crate::keys::DeviceKey;
@@ -295,7 +296,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Some(request) = self.inbox.recv() => self.take(request).await,
                 Ok(()) = self.reports.runtime.changed() => self.look(),
                 Ok(()) = self.reports.health.changed() => debug!("health changed"),
-                Ok(()) = self.reports.demand.changed() => debug!("demand changed"),
+                Ok(()) = self.reports.demand.changed() => {
+                    debug!("demand changed");
+                    course::told();
+                }
                 Ok(()) = self.reports.readings.changed() => debug!("a sample was taken"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),

@@ -18,6 +18,7 @@ use tracing::{debug, info, info_span, warn};
 
 use super::absorb::half_made;
 use super::{Deed, Outcome, RECHECK, RESYNC, RETRY, Reconciler, TURN};
+use crate::course::{self, Step};
 use crate::network::{Network, NetworkError};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::Store;
@@ -100,6 +101,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     fn order_start(&mut self, order: Arc<ReplicaOrder>, stands_by: Option<Tier>) -> Deed {
         let tier = stands_by.map_or("", Tier::word);
         info!(replica = %order.replica, address = %order.place.address, tier, "start");
+        course::planned(&order.revision, tier);
         self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Started(order.replica.clone(), Err(lost("start")));
@@ -233,6 +235,7 @@ async fn start<R: Runtime, N: Network>(
         }
     };
     debug!(%replica, "started");
+    course::over(&order.revision, Step::Started);
     started.map_err(|error| error.trouble())
 }
 
@@ -246,11 +249,13 @@ pub(super) async fn make<R: Runtime, N: Network>(
     let attach = async {
         let attached = network.attach(replica, &order.place).await;
         debug!(%replica, "attached");
+        course::over(&order.revision, Step::Network);
         attached
     };
     let create = async {
         let created = runtime.create(order).await;
         debug!(%replica, "created");
+        course::over(&order.revision, Step::Recorded);
         created
     };
     let (attached, created) = tokio::join!(attach, create);

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use system_tests::{Document, LONG, Stage, look_every, now};
+use system_tests::{Board, Document, LONG, Stage, look_every, now};
 
+use crate::course;
 use crate::sample::Sample;
 use crate::starts::by_ctr;
 use crate::table::Table;
-use crate::{IMAGE, stage};
+use crate::{IMAGE, stage_with};
 
 /// Wakes of each tier, and runs by `ctr` beside them.
 const WAKES: usize = 100;
@@ -30,7 +31,7 @@ const TIERS: [(&str, &str, &str); 3] = [
 ];
 
 pub(crate) fn measure(table: &mut Table) -> Result<()> {
-    let stage = stage()?;
+    let stage = stage_with(Board::log_wakes)?;
     for (standby, _, _) in TIERS {
         stage.control.desire(&name(standby), lazy(standby))?;
         stage.control.await_running(&name(standby))?;
@@ -45,6 +46,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         table.row(&format!("from zero → 200, standby {standby}"), ours.quantiles(), budget);
         table.row("  ctr run → 200", theirs.quantiles(), "");
         table.row("  over ctr run", ours.over(&theirs).ratio(), "");
+        course::rows(table, &stage.board.agent_log(), &name(standby), word)?;
     }
     storm(&stage, table)?;
     ten(&stage, table)
