@@ -9,6 +9,7 @@ mod exclusive;
 mod fleet;
 mod memory;
 pub(crate) mod orders;
+mod polled;
 mod scaling;
 mod standby;
 mod storages;
