@@ -124,7 +124,7 @@ pub struct Reconciler<R, N, S> {
     asked_ports: BTreeMap<ReplicaName, Moment>,
     starts: Arc<Semaphore>,
     preparations: Arc<Semaphore>,
-    /// How each start that is under way is given up.
+    /// How each start that is under way is given up, and each freeze.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
@@ -193,11 +193,13 @@ enum Outcome {
     Started(ReplicaName, Result<(), Trouble>),
     Prepared(ReplicaName, Tier, Result<(), Trouble>),
     Frozen(ReplicaName, Result<(), Trouble>),
+    /// A freeze was called off.
+    CalledBack(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
     Surveyed(AppName, Result<Survey, RuntimeError>),
     Listens(ReplicaName, Result<Vec<Listener>, RuntimeError>),
-    /// A start was told that nobody waits for it any more; its own outcome follows.
+    /// A start or a freeze was told that nobody wants it any more; its own outcome follows.
     GivenUp,
 }
 
