@@ -8,6 +8,7 @@ mod drain;
 mod error;
 mod preload;
 mod sources;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,6 +21,7 @@ use domain::allowances::Allowances;
 use domain::plan::Settings;
 use domain::ports;
 use domain::replica::Trouble;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::level_filters::LevelFilter;
@@ -29,6 +31,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::error::AgentError;
+use self::workers::Workers;
 use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
@@ -53,12 +56,6 @@ use crate::{dns, pressure, probe, scalers, watch_dir};
 
 /// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-
-/// Threads that run tasks. More would not serve more on a small board, and each costs memory.
-const WORKERS: usize = 2;
-
-/// Threads that may wait for the disk at a time: the store, an import, and room for a few more.
-const BLOCKING_THREADS: usize = 8;
 
 /// Troubles by the name of the part that met them.
 type Troubles = watch::Sender<Arc<BTreeMap<String, Trouble>>>;
@@ -85,18 +82,11 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
     log_to_stderr();
     // One crypto library for all; a second installation is refused, and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .enable_all()
-        .build()
-        .map_err(AgentError::Runtime)?;
-    let ended = runtime.block_on(async {
+    let workers = Workers::new().map_err(AgentError::Runtime)?;
+    workers.run(async |for_ingress| {
         let _lock = dirs::make(&config).await?;
-        if args.drain { drain::drain(&config).await } else { serve(&config).await }
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    ended
+        if args.drain { drain::drain(&config).await } else { serve(&config, &for_ingress).await }
+    })
 }
 
 /// What was said is for the journal, which adds the time and the unit; `RUST_LOG` says how much, by level and by part:
@@ -184,7 +174,7 @@ fn containerd(
 }
 
 /// Builds everything, runs it, and ends it.
-async fn serve(config: &Config) -> Result<(), AgentError> {
+async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> {
     let clock = Clock::default();
     let dir = config.state.dir.clone();
     // Before the store, which seals with one of them.
@@ -230,7 +220,11 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     });
     info!(version = env!("CARGO_PKG_VERSION"), device = config.device.id, "skerry starts");
     tasks.spawn(info_span!("reconcile"), |stop| reconciler.run(stop));
-    tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
+    {
+        // What it spawns itself runs there too.
+        let _there = for_ingress.enter();
+        tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
+    }
     dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
     let lookout = network.clone();
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));

@@ -18,6 +18,7 @@
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod course;
 pub mod dial;
 pub mod drain;
 pub mod inbox;

@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, ZoneFiles};
+use crate::course;
 use crate::drain::Drain;
 use crate::inbox::{INBOX_DEPTH, Kind, Request};
 use crate::keys::DeviceKey;
@@ -123,7 +124,7 @@ pub struct Reconciler<R, N, S> {
     asked_ports: BTreeMap<ReplicaName, Moment>,
     starts: Arc<Semaphore>,
     preparations: Arc<Semaphore>,
-    /// How each start that is under way is given up.
+    /// How each start that is under way is given up, and each freeze.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
@@ -192,11 +193,13 @@ enum Outcome {
     Started(ReplicaName, Result<(), Trouble>),
     Prepared(ReplicaName, Tier, Result<(), Trouble>),
     Frozen(ReplicaName, Result<(), Trouble>),
+    /// A freeze was called off.
+    CalledBack(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
     Surveyed(AppName, Result<Survey, RuntimeError>),
     Listens(ReplicaName, Result<Vec<Listener>, RuntimeError>),
-    /// A start was told that nobody waits for it any more; its own outcome follows.
+    /// A start or a freeze was told that nobody wants it any more; its own outcome follows.
     GivenUp,
 }
 
@@ -295,7 +298,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Some(request) = self.inbox.recv() => self.take(request).await,
                 Ok(()) = self.reports.runtime.changed() => self.look(),
                 Ok(()) = self.reports.health.changed() => debug!("health changed"),
-                Ok(()) = self.reports.demand.changed() => debug!("demand changed"),
+                Ok(()) = self.reports.demand.changed() => {
+                    debug!("demand changed");
+                    course::told();
+                }
                 Ok(()) = self.reports.readings.changed() => debug!("a sample was taken"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),

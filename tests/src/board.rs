@@ -83,6 +83,11 @@ impl Board {
         self.log_filter = "info";
     }
 
+    /// The same, and one line for each wake.
+    pub fn log_wakes(&mut self) {
+        self.log_filter = "info,skerry::course=debug";
+    }
+
     /// Has the agent read another `/proc/meminfo` than the kernel's from its next start on, one that says that so much
     /// is available. To be called before containerd starts, and as often as wanted afterwards.
     pub fn show_available_mib(&mut self, mib: u64) -> Result<()> {

@@ -28,6 +28,7 @@ const PORTS: &[&str] = &[
     "broker",
     "clock",
     "config",
+    "course",
     "dial",
     "drain",
     "inbox",

@@ -9,6 +9,7 @@ mod exclusive;
 mod fleet;
 mod memory;
 pub(crate) mod orders;
+mod polled;
 mod scaling;
 mod standby;
 mod storages;
@@ -113,7 +114,7 @@ pub enum Doing {
     Restarting(Arc<ReplicaOrder>),
     /// Made to stand by. It counts not.
     Preparing(Arc<ReplicaOrder>),
-    /// Drained and paused, to stand by. It counts no more.
+    /// Drained and paused, to stand by. It counts no more, unless it is called back.
     Freezing,
     /// Stopped and removed. Left alone: it counts no more, and its address stays taken until it is gone.
     Stopping,
@@ -128,7 +129,7 @@ pub enum Action {
     Start(Arc<ReplicaOrder>),
     /// Make a replica that stands by, as far as this.
     Prepare(Arc<ReplicaOrder>, Tier),
-    /// Start what stands by, of whom nothing is to be made any more.
+    /// Start what stands by, of whom nothing is to be made any more. One that is being paused is not paused, and serves on.
     Wake(Arc<ReplicaOrder>, Tier),
     /// Pause a replica once it has nothing open any more, for which it has this long.
     Freeze(ReplicaName, Duration),

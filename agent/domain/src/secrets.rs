@@ -135,12 +135,17 @@ pub fn forget_unlisted_of_job(record: &mut JobRecord) {
 
 /// The values that `document` may use: those it lists, and those that a person set.
 pub fn known(record: &AppRecord, document: &AppDocument) -> BTreeMap<String, Secret> {
+    values(record, document).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The same where they are, in the order of their names.
+pub fn values<'a>(
+    record: &'a AppRecord,
+    document: &'a AppDocument,
+) -> impl Iterator<Item = (&'a String, &'a Secret)> {
     let listed = |name: &str| document.configuration.secrets.iter().any(|entry| entry.name == name);
-    let values = record.secrets.iter();
-    values
-        .filter(|(name, secret)| secret.by_hand || listed(name))
-        .map(|(name, secret)| (name.clone(), secret.value.clone()))
-        .collect()
+    let usable = record.secrets.iter().filter(move |(name, secret)| secret.by_hand || listed(name));
+    usable.map(|(name, secret)| (name, &secret.value))
 }
 
 /// Something that needs a secret.
@@ -154,10 +159,10 @@ pub struct Need {
 
 /// What of a template needs a secret that has no value. A volume without a list needs all that the document lists.
 pub fn missing(record: &AppRecord, document: &AppDocument, template: &Template) -> Vec<Need> {
-    let known = known(record, document);
+    let known: BTreeSet<&str> = values(record, document).map(|(name, _)| name.as_str()).collect();
     let mut missing = Vec::new();
     let mut need = |what: &str, secret: &str| {
-        if !known.contains_key(secret) {
+        if !known.contains(secret) {
             missing.push(Need { what: what.to_owned(), secret: secret.to_owned() });
         }
     };

@@ -31,6 +31,7 @@ use super::teardown::ending;
 use super::user::{self, User};
 use super::volumes::Volumes;
 use super::{Containerd, Shared, mounts};
+use crate::course::{self, Step};
 use crate::logger;
 use crate::runtime::RuntimeError;
 
@@ -280,6 +281,7 @@ impl<I: ImageSource> Containerd<I> {
     ) -> Result<(), RuntimeError> {
         let Shared { calls, places, memory, clock, .. } = &*self.shared;
         debug!(replica = %order.replica, container = container.name, "process made");
+        course::over(&order.revision, Step::Made);
         places.set(&order.replica, &container.name, Mark::Started);
         let status = match calls.start_task(id).await? {
             Ok(pid) => {

@@ -24,6 +24,7 @@ use super::link::Upload;
 use super::reply::{Refusal, Relay, Reply};
 use super::upstream::{Answer, Busy, Choice, Lost};
 use super::waiting::weight;
+use crate::course;
 
 /// How often one request is tried: another replica, and once more after a link that had gone stale.
 const TRIES_MAX: usize = 3;
@@ -165,7 +166,10 @@ async fn send(
             upstream.send(&visit.shared, request, choice, call.again, errand.until()).await
         };
         match sent {
-            Ok(answer) => return Ok((answer, busy)),
+            Ok(answer) => {
+                course::answered(&upstream.tally.revision);
+                return Ok((answer, busy));
+            }
             Err(Lost::Unreachable(unsent)) => {
                 errand.pass_over(upstream);
                 request = *unsent;

@@ -24,8 +24,9 @@ use super::demand::Tally;
 use super::fleet::Shared;
 use super::link::{Link, Upload};
 
-/// Idle links kept for one replica: more than a board's worth of clients at once is rare, and each costs a socket.
-const IDLE_MAX: usize = 64;
+/// Idle links kept for one replica. Of more clients at once each request beyond would make a link and throw it away;
+/// each lies here for seconds only.
+const IDLE_MAX: usize = 256;
 
 /// Idle links are swept in these steps, and lie for two of them at most: less than the 5 s after which Node.js, the
 /// quickest of the common servers, closes them itself.

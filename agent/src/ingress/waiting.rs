@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::demand::{Ledger, Left};
 use super::errand::{Asleep, Errand, Finding, Reserved};
 use super::fleet::Shared;
+use crate::course::{self, Step};
 
 /// What is said to all when the agent stops: nobody wakes anything any more.
 const STOPPING: Reason = Reason::NoReadyReplica;
@@ -114,6 +115,9 @@ impl WaitingRoom {
         let number = room.next;
         room.next += 1;
         let (call, called) = oneshot::channel();
+        if places == 0 {
+            course::begin(&revision);
+        }
         shared.ledger.wait(&revision);
         let queue = room.queues.entry(app.clone()).or_default();
         queue.bytes += bytes;
@@ -179,6 +183,9 @@ impl Place {
 
     fn answer(self, found: Result<Reserved, Reason>, ledger: &Ledger) {
         let served = found.is_ok();
+        if served {
+            course::over(&self.revision, Step::Ready);
+        }
         // One that has just gone takes nothing: what was reserved for it is free again.
         let taken = self.call.send(found).is_ok();
         let how = if served && taken { Left::Called } else { Left::Unserved };

@@ -34,6 +34,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Outcome::Started(replica, result) => self.started(&replica, result),
             Outcome::Prepared(replica, tier, result) => self.prepared(&replica, tier, result),
             Outcome::Frozen(replica, result) => self.frozen(&replica, result),
+            Outcome::CalledBack(replica, result) => self.called_back(&replica, result),
             Outcome::Restarted(replica, container, result) => {
                 self.restarted(&replica, &container, result);
             }
@@ -192,7 +193,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         owner.map(|app| app.name.clone())
     }
 
-    fn started(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
+    pub(super) fn started(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
         self.give_up.remove(replica);
         let order = match self.doing.get(replica) {
             Some(Doing::Starting(order)) => Arc::clone(order),

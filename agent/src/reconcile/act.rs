@@ -18,6 +18,7 @@ use tracing::{debug, info, info_span, warn};
 
 use super::absorb::half_made;
 use super::{Deed, Outcome, RECHECK, RESYNC, RETRY, Reconciler, TURN};
+use crate::course::{self, Step};
 use crate::network::{Network, NetworkError};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::Store;
@@ -97,10 +98,21 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     }
 
     /// A new replica, or one that stands by.
-    fn order_start(&mut self, order: Arc<ReplicaOrder>, stands_by: Option<Tier>) -> Deed {
+    pub(super) fn order_start(
+        &mut self,
+        order: Arc<ReplicaOrder>,
+        stands_by: Option<Tier>,
+    ) -> Deed {
         let tier = stands_by.map_or("", Tier::word);
         info!(replica = %order.replica, address = %order.place.address, tier, "start");
-        self.doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(&order)));
+        course::planned(&order.revision, tier);
+        let starting = Doing::Starting(Arc::clone(&order));
+        let before = self.doing.insert(order.replica.clone(), starting);
+        if let Some(Doing::Freezing) = before
+            && let Some(deed) = self.call_off_freeze(&order.replica)
+        {
+            return deed;
+        }
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Started(order.replica.clone(), Err(lost("start")));
         let starts = Arc::clone(&self.starts);
@@ -143,11 +155,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         {
             // It never served. Whoever starts it ends it; its address is taken until then.
             self.sight.replicas.entry(replica).or_insert_with(|| half_made(&order));
-            let give_up = async move {
-                given_up.cancel();
-                Outcome::GivenUp
-            };
-            return Deed { name: "give up", work: give_up.boxed(), lost: Outcome::GivenUp };
+            return give_up("give up", given_up);
         }
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let lost = Outcome::Stopped(replica.clone(), Err(lost("stop")));
@@ -217,6 +225,15 @@ pub(super) async fn listening<R: Runtime>(runtime: R, replica: ReplicaName) -> O
     Outcome::Listens(replica, listeners)
 }
 
+/// Tells a deed that nobody wants what it does any more; its own outcome follows.
+pub(super) fn give_up(name: &'static str, given_up: CancellationToken) -> Deed {
+    let work = async move {
+        given_up.cancel();
+        Outcome::GivenUp
+    };
+    Deed { name, work: work.boxed(), lost: Outcome::GivenUp }
+}
+
 async fn start<R: Runtime, N: Network>(
     runtime: &R,
     network: &N,
@@ -233,6 +250,7 @@ async fn start<R: Runtime, N: Network>(
         }
     };
     debug!(%replica, "started");
+    course::over(&order.revision, Step::Started);
     started.map_err(|error| error.trouble())
 }
 
@@ -246,11 +264,13 @@ pub(super) async fn make<R: Runtime, N: Network>(
     let attach = async {
         let attached = network.attach(replica, &order.place).await;
         debug!(%replica, "attached");
+        course::over(&order.revision, Step::Network);
         attached
     };
     let create = async {
         let created = runtime.create(order).await;
         debug!(%replica, "created");
+        course::over(&order.revision, Step::Recorded);
         created
     };
     let (attached, created) = tokio::join!(attach, create);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::absorb::observed;
-use super::act::{lost, make, stop};
+use super::act::{give_up, lost, make, stop};
 use super::{Deed, Outcome, Reconciler, TURN};
 use crate::network::Network;
 use crate::runtime::{Runtime, RuntimeError};
@@ -95,24 +95,65 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     pub(super) fn order_freeze(&mut self, replica: ReplicaName, patience: Duration) -> Deed {
         info!(%replica, "freeze");
         self.doing.insert(replica.clone(), Doing::Freezing);
-        let (runtime, drained) = (self.runtime.clone(), self.drain.drained(&replica));
+        let (runtime, network) = (self.runtime.clone(), self.network.clone());
+        let drained = self.drain.drained(&replica);
         let lost = Outcome::Frozen(replica.clone(), Err(lost("freeze")));
+        let called_off = CancellationToken::new();
+        self.give_up.insert(replica.clone(), called_off.clone());
         let freeze = async move {
-            let result = match time::timeout(patience, drained).await {
-                Ok(()) => runtime.freeze(&replica).await,
-                Err(_) => Err(RuntimeError::Failed(Trouble {
-                    reason: Reason::ContainerdFailed,
-                    details: "requests are open still, and the grace is over".to_owned(),
-                })),
+            let frozen = async {
+                match time::timeout(patience, drained).await {
+                    Ok(()) => runtime.freeze(&replica).await,
+                    Err(_) => Err(RuntimeError::Failed(Trouble {
+                        reason: Reason::ContainerdFailed,
+                        details: "requests are open still, and the grace is over".to_owned(),
+                    })),
+                }
+            };
+            let Some(result) = called_off.run_until_cancelled(frozen).await else {
+                // Here and not beside it: what a freeze still does would be in a thaw's way.
+                let result = runtime.thaw(&replica).await;
+                if result.is_err() {
+                    let _ = stop(&runtime, &network, &replica, Duration::ZERO).await;
+                }
+                return Outcome::CalledBack(replica, result.map_err(|error| error.trouble()));
             };
             Outcome::Frozen(replica, result.map_err(|error| error.trouble()))
         };
         Deed { name: "freeze", work: freeze.boxed(), lost }
     }
 
-    pub(super) fn frozen(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
-        if !matches!(self.doing.get(replica), Some(Doing::Freezing)) {
+    /// Has a replica serve on that is being paused. None where that is just over: then it is woken as any other.
+    pub(super) fn call_off_freeze(&mut self, replica: &ReplicaName) -> Option<Deed> {
+        let called_off = self.give_up.remove(replica)?;
+        Some(give_up("call off", called_off))
+    }
+
+    pub(super) fn called_back(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
+        if !matches!(self.doing.get(replica), Some(Doing::Starting(_))) {
             return;
+        }
+        if result.is_err() {
+            return self.started(replica, result);
+        }
+        self.doing.remove(replica);
+        self.end(replica);
+        self.memory.thawed(replica);
+        self.look();
+    }
+
+    pub(super) fn frozen(&mut self, replica: &ReplicaName, result: Result<(), Trouble>) {
+        self.give_up.remove(replica);
+        match self.doing.get(replica) {
+            Some(Doing::Freezing) => (),
+            Some(Doing::Starting(order)) => {
+                // It was called off in the moment in which it ended. It was ready then.
+                let order = Arc::clone(order);
+                self.memory.thawed(replica);
+                let thaw = self.order_start(order, Some(Tier::Frozen));
+                return self.begin(thaw);
+            }
+            Some(Doing::Restarting(_) | Doing::Preparing(_) | Doing::Stopping) | None => return,
         }
         self.doing.remove(replica);
         self.end(replica);

@@ -185,6 +185,23 @@ pub(super) fn is_of(revision: &RevisionRecord, mark: Digest) -> bool {
     revision.mark() == mark || revision.is_earlier_mark(mark)
 }
 
+/// A replica of a revision that is being paused, and could serve on.
+pub(super) fn freezing<'a>(
+    app: &AppRecord,
+    revision: &'a RevisionRecord,
+    world: World<'a>,
+    memory: &Memory,
+) -> Option<ReplicaView<'a>> {
+    let (name, observed) = world.observed.iter().find(|(name, observed)| {
+        matches!(world.doing.get(*name), Some(Doing::Freezing))
+            && observed.revision == revision.name
+            && observed.template_digest == revision.mark()
+            && is_at_home(app, revision, &observed.environment)
+            && is_of_this_boot(name, observed, world)
+    })?;
+    Some(view(name, Some(observed), None, revision, world, memory))
+}
+
 fn replicas<'a>(
     app: &AppRecord,
     revision: &'a RevisionRecord,

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::polled::Rules;
 use super::{Doing, Memory, World, trouble};
 use crate::document::RevisionsMode;
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::{ContainerState, Trouble};
-use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
-use crate::secrets;
+use crate::scale::{self, Decision, Scaler, Sight, Terms};
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
@@ -22,6 +22,8 @@ pub(super) struct Scaled {
     by: String,
     /// Why a rule is not known to ask for anything.
     trouble: Option<Trouble>,
+    /// Those of its rules that are sampled.
+    pub(super) rules: Option<Rules>,
     /// It was at zero and has not been ready since.
     wakes: bool,
     /// What stood by gave way to others, and comes back no more before it was awake.
@@ -33,7 +35,15 @@ pub(super) struct Scaled {
 impl Scaled {
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
-        Self { scaler, by: String::new(), trouble: None, wakes: false, gave_up: false, again: None }
+        Self {
+            scaler,
+            by: String::new(),
+            trouble: None,
+            rules: None,
+            wakes: false,
+            gave_up: false,
+            again: None,
+        }
     }
 }
 
@@ -104,24 +114,11 @@ fn one(
     scaled.gave_up &= count == 0;
     scaled.again = again.into_iter().chain(asks.again).min();
     scaled.by = by;
-    scaled.trouble = asks.trouble.or_else(|| unreadable(record, revision));
+    scaled.rules = Rules::of(record, revision, scaled.rules.take());
+    let unreadable = || scaled.rules.as_ref().and_then(|rules| rules.trouble.clone());
+    scaled.trouble = asks.trouble.or_else(unreadable);
     after.insert(revision.name.clone(), scaled);
     Some(count)
-}
-
-/// Why a rule is not sampled.
-fn unreadable(record: &AppRecord, revision: &RevisionRecord) -> Option<Trouble> {
-    let rules = &revision.template.scale.rules;
-    let document = record.document_of(revision).filter(|_| !rules.is_empty())?;
-    let secrets = secrets::known(record, document);
-    rules.iter().find_map(|rule| match scale::read(rule, &revision.template, &secrets) {
-        Err(why @ Unreadable::Metadata { .. }) => {
-            Some(trouble(Reason::InvalidValue, format!("rule {}: {why}", rule.name)))
-        }
-        Ok(_) | Err(Unreadable::UnknownType(_) | Unreadable::Scheduled | Unreadable::Counted) => {
-            None
-        }
-    })
 }
 
 /// How many of the missing replicas may come now. Where memory is low none comes that only rules ask for: each app has

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping,
+    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, fleet, grace, is_stopping,
     orders, scaling,
 };
 use crate::document::Standby;
@@ -49,7 +49,7 @@ fn asked(record: &AppRecord, revision: &RevisionRecord) -> Tier {
     }
 }
 
-/// Starts as many of the missing replicas as stand by; returns how many are still missing.
+/// Starts as many of the missing replicas as stand by, or are about to; returns how many are still missing.
 pub(super) fn wake(
     record: &AppRecord,
     revision: &RevisionRecord,
@@ -59,9 +59,18 @@ pub(super) fn wake(
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> u32 {
+    let mut missing = missing;
+    // Who is being paused is called back, and is the nearest of all.
+    if 0 < missing
+        && let Some(view) = fleet::freezing(record, revision, world, memory)
+        && let Some(order) = orders::as_made(record, revision, &view, world)
+    {
+        plan.actions.push(Action::Wake(Arc::new(order), Tier::Frozen));
+        missing -= 1;
+    }
     // What is being made is the first to come.
     let preparing = world.doing.values().filter(|doing| prepares(doing, revision)).count();
-    let mut missing = missing.saturating_sub(u32::try_from(preparing).unwrap_or(u32::MAX));
+    missing = missing.saturating_sub(u32::try_from(preparing).unwrap_or(u32::MAX));
     let held = memory.start_retry_at(&revision.name).is_some_and(|at| world.now < at);
     for spare in fleet.spares(&revision.name).iter().filter(|spare| !spare.view.outdated) {
         if missing == 0 || held || is_stopping(&spare.view.name, world, plan) {

@@ -14,8 +14,12 @@ use std::time::Duration;
 use super::{Answer, Ask, Health, Probe, ProbeFailure, ProbeKind, ProbeTarget};
 use crate::model::Moment;
 
-/// The first wait of an eager probe after a failure; it doubles up to the period.
-const EAGER_FIRST: Duration = Duration::from_millis(5);
+/// The first wait of an eager probe after a failure. It grows by a quarter, so that a fifth of a start is lost to waiting
+/// at most …
+const EAGER_FIRST: Duration = Duration::from_millis(2);
+
+/// … up to this; then it doubles up to the period: a start that takes seconds is not worth so many questions.
+const EAGER_FINE: Duration = Duration::from_millis(200);
 
 /// A period of zero would ask without end.
 const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -210,7 +214,7 @@ impl Course {
         if quick {
             // The quick steps are Skerry's own: they use up no failure that the probe allows, and tell of none.
             self.state = State::Due(now.after(self.step));
-            self.step = period(probe).min(self.step * 2);
+            self.step = after(self.step).min(period(probe));
             return;
         }
         self.failures = self.failures.saturating_add(1);
@@ -226,6 +230,15 @@ impl Course {
         let next = if self.steady { grid(probe, now) } else { asked.after(period(probe)).max(now) };
         self.state = State::Due(next);
     }
+}
+
+/// The wait after this one of an eager probe, in whole milliseconds as timers have them.
+fn after(step: Duration) -> Duration {
+    if EAGER_FINE <= step {
+        return step * 2;
+    }
+    let quarter = u64::try_from(step.as_millis() / 4).unwrap_or(0);
+    step + Duration::from_millis(quarter.max(1))
 }
 
 fn period(probe: &Probe) -> Duration {

@@ -85,16 +85,20 @@ fn an_explicit_probe_keeps_to_its_delay_and_period_and_only_then_joins_the_grid(
 }
 
 #[test]
-fn an_eager_probe_is_tried_in_doubling_steps_that_use_up_no_failure() {
+fn an_eager_probe_is_tried_in_growing_steps_that_use_up_no_failure() {
     let startup = Probe { eager: true, failure_threshold: 2, ..probe(ProbeKind::Startup) };
     let mut checkup = Checkup::new(target(&[startup]), at(0));
     let times: Vec<u64> =
-        run(&mut checkup, 0, 2000, |_| false).into_iter().map(|(time, _)| time).collect();
-    assert_eq!(times, [0, 5, 15, 35, 75, 155, 315, 635, 1275]);
+        run(&mut checkup, 0, 3000, |_| false).into_iter().map(|(time, _)| time).collect();
+    let begin = [0, 2, 5, 9, 14, 20, 27, 35, 45, 57, 72, 90];
+    let end = [1197, 1667, 2607];
+    assert!(times.starts_with(&begin) && times.ends_with(&end), "{times:?}");
+    let lost = times.windows(2).skip(5).filter(|pair| pair[1] < 1000);
+    assert!(lost.into_iter().all(|pair| pair[1] - pair[0] <= pair[0].div_ceil(3)), "{times:?}");
     let health = checkup.health();
     assert_eq!(text(&health), Some("Startup tcp 10.213.0.5:8080: connection refused"));
     assert!(health.unhealthy.is_empty());
-    run(&mut checkup, 2275, 2275, |_| false);
+    run(&mut checkup, 3607, 3607, |_| false);
     assert_eq!(checkup.health().unhealthy, ["main"]);
 }
 
@@ -104,7 +108,7 @@ fn the_first_success_of_a_default_startup_probe_makes_the_replica_ready_too() {
     let probes = [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness].map(eager);
     let mut checkup = Checkup::new(target(&probes), at(100));
     let tries = run(&mut checkup, 100, 120, |now| 110 < now);
-    assert_eq!(tries, [(100, 0), (105, 0), (115, 0)]);
+    assert_eq!(tries, [(100, 0), (102, 0), (105, 0), (109, 0), (114, 0)]);
     let health = checkup.health();
     assert!(health.started && health.ready);
     assert_eq!(health.failure, None);

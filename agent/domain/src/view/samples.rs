@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Scene;
-use crate::plan::Fleet;
-use crate::scale::{self, Polled, Sample, SampleKey, SamplePlan, Source};
-use crate::secrets;
+use crate::scale::{Polled, Sample, SampleKey, SamplePlan, Source};
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
@@ -20,7 +18,7 @@ pub fn samples(scene: Scene<'_>) -> SamplePlan {
             revision.active && matches!(revision.phase, Phase::Probation | Phase::Committed)
         };
         for revision in record.revisions.iter().filter(stands) {
-            of_revision(record, revision, scene.fleet, &mut plan);
+            of_revision(record, revision, scene, &mut plan);
         }
     }
     plan
@@ -29,26 +27,24 @@ pub fn samples(scene: Scene<'_>) -> SamplePlan {
 fn of_revision(
     record: &AppRecord,
     revision: &RevisionRecord,
-    fleet: &Fleet<'_>,
+    scene: Scene<'_>,
     plan: &mut SamplePlan,
 ) {
-    let Some(document) = record.document_of(revision) else { return };
-    if revision.template.scale.rules.is_empty() {
+    let polled = scene.memory.polled(&revision.name);
+    let Some(document) = record.document_of(revision).filter(|_| !polled.is_empty()) else {
         return;
-    }
-    let secrets = secrets::known(record, document);
+    };
     let every = Duration::from_secs(revision.template.scale.polling_interval_secs.into());
-    for rule in &revision.template.scale.rules {
-        let Ok(polled) = scale::read(rule, &revision.template, &secrets) else { continue };
-        let Polled { mut source, target, activation } = polled;
+    for (rule, polled) in polled {
+        let Polled { mut source, target, activation } = polled.clone();
         if let Source::Usage(_, replicas) = &mut source {
-            let ready = fleet.replicas(&revision.name).iter().filter(|replica| replica.ready);
+            let ready = scene.fleet.replicas(&revision.name).iter().filter(|replica| replica.ready);
             replicas.extend(ready.map(|replica| replica.name.clone()));
             if replicas.is_empty() {
                 continue;
             }
         }
-        let key = SampleKey { revision: revision.name.clone(), rule: rule.name.clone() };
+        let key = SampleKey { revision: revision.name.clone(), rule: rule.clone() };
         let (app, environment) = (record.name.clone(), document.environment.clone());
         plan.insert(key, Sample { app, environment, every, source, target, activation });
     }

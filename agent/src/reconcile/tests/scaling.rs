@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use domain::reason::Reason;
-use domain::replica::ContainerState;
+use domain::replica::{ContainerState, Secret};
 use domain::route::Sleep;
-use domain::scale::Asked;
+use domain::scale::{Asked, Credentials, Source};
 use domain::status::{AppStatus, Phase, RunningState, RunningStatus};
 
 use tokio::time::{Instant, sleep};
 
-use super::world::{Board, document};
+use super::world::{Board, World, document};
 use crate::inbox::Run;
 
 const REVISION: &str = "hello--0000001";
@@ -169,6 +169,48 @@ async fn at_zero_one_replica_stands_by_as_far_as_asked_and_is_the_one_that_comes
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_in_the_midst_of_a_freeze_has_it_called_off() {
+    // While something is open still, and while its processes come to a stand.
+    for (open, restless) in [(true, false), (false, true)] {
+        let mut board = Board::start();
+        let document = format!("{}  standby: frozen\n", with_block(&lazy()));
+        board.send("hello", &document).await.unwrap();
+        board.until("hello", has(1)).await;
+        let (name, starts) = {
+            let mut world = board.world();
+            (world.open, world.restless) = (open, restless);
+            (world.replicas.keys().next().cloned().unwrap(), world.starts)
+        };
+        board.to_zero("hello").await.unwrap();
+        board.until("hello", has(0)).await;
+        board.until_world(|world| runs(world) != restless).await;
+        board.ask_for(REVISION, waiting(1));
+        board.until("hello", has(1)).await;
+        {
+            let world = board.world();
+            let names: Vec<_> = world.replicas.keys().cloned().collect();
+            assert_eq!((names, world.starts), (vec![name.clone()], starts), "it serves on itself");
+            assert!(runs(&world), "it is let go");
+        }
+        assert_eq!(board.backends("hello").len(), 1);
+        assert_eq!(board.told(Reason::ReplicaStarted), 1, "nothing was started");
+        // The next freeze is one like any other.
+        (board.world().open, board.world().restless) = (false, false);
+        board.ask_for(REVISION, Asked::default());
+        standing_by(&mut board, "frozen").await;
+        assert_eq!(board.world().replicas.keys().next(), Some(&name));
+        board.ask_for(REVISION, waiting(1));
+        board.until("hello", has(1)).await;
+    }
+}
+
+/// Every container of the board runs.
+fn runs(world: &World) -> bool {
+    let mut states = world.replicas.values().flat_map(|replica| replica.containers.values());
+    states.all(|state| matches!(state, ContainerState::Running { .. }))
+}
+
 /// `skerry` as a block, so that a line can be added to it.
 fn with_block(document: &str) -> String {
     document.replace("skerry: {generation: 1}", "skerry:\n  generation: 1")
@@ -240,6 +282,27 @@ async fn what_stands_by_is_made_anew_where_a_secret_changed() {
         .await;
     assert_eq!(board.world().given["key"].0, "new");
     standing_by(&mut board, "created").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_is_sampled_with_the_value_that_its_secret_has_now() {
+    let mut board = Board::start();
+    let rule = "rules: [{name: queue, custom: {type: metrics-api, metadata: {url: 'http://counter/', \
+                valueLocation: length, targetValue: '5', authMode: bearer}, \
+                auth: [{secretRef: key, triggerParameter: token}]}}]";
+    let document = lazy()
+        .replace("maxReplicas: 6}", &format!("maxReplicas: 6, {rule}}}"))
+        .replace("configuration:\n", "configuration:\n    secrets: [{name: key, value: old}]\n");
+    board.send("hello", &document).await.unwrap();
+    let with = |value: &'static str| {
+        move |source: &Source| {
+            let Source::MetricsApi(api) = source else { return false };
+            api.credentials == Credentials::Bearer(Secret(value.to_owned()))
+        }
+    };
+    board.until_sampled(with("old")).await;
+    board.set_secret("hello", "key", Some("new")).await.unwrap();
+    board.until_sampled(with("new")).await;
 }
 
 #[tokio::test(start_paused = true)]

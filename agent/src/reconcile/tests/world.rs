@@ -15,7 +15,7 @@ use domain::replica::{
     Secret, StoragePlace, Survey, Trouble,
 };
 use domain::route::{RouteTable, Sleep};
-use domain::scale::{Asked, Demand};
+use domain::scale::{self, Asked, Demand, SamplePlan};
 use domain::state::{AppRecord, Changes, State};
 use domain::status::{AppStatus, EnvironmentStatus, Source};
 use futures_util::FutureExt as _;
@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) hangs: bool,
     /// Replicas of these apps start and never get there, as with an init container that does not end.
     pub(super) endless: BTreeSet<String>,
+    /// Whoever is to be paused never quite stands still.
+    pub(super) restless: bool,
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
     /// No volume can be made.
@@ -182,16 +184,23 @@ impl Runtime for Shared {
 
     async fn freeze(&self, replica: &ReplicaName) -> Result<(), RuntimeError> {
         self.reach().await?;
-        let mut world = self.lock();
-        let replica = world.replicas.get_mut(replica).expect("it was observed");
-        for state in replica.containers.values_mut() {
-            if !matches!(state, ContainerState::Frozen { .. }) {
-                assert!(
-                    matches!(state, ContainerState::Running { .. }),
-                    "only what runs is frozen"
-                );
-                *state = ContainerState::Frozen { since: domain::model::Moment::default() };
+        let restless = {
+            let mut world = self.lock();
+            let restless = world.restless;
+            let replica = world.replicas.get_mut(replica).expect("it was observed");
+            for state in replica.containers.values_mut() {
+                if !matches!(state, ContainerState::Frozen { .. }) {
+                    assert!(
+                        matches!(state, ContainerState::Running { .. }),
+                        "only what runs is frozen"
+                    );
+                    *state = ContainerState::Frozen { since: domain::model::Moment::default() };
+                }
             }
+            restless
+        };
+        if restless {
+            std::future::pending::<()>().await;
         }
         Ok(())
     }
@@ -586,6 +595,13 @@ impl Board {
 
     pub(super) fn statuses(&self) -> Arc<domain::status::Statuses> {
         self.published.statuses.borrow().clone()
+    }
+
+    /// Waits until something is sampled in this way.
+    pub(super) async fn until_sampled(&mut self, wanted: impl Fn(&scale::Source) -> bool) {
+        let some = |plan: &Arc<SamplePlan>| plan.values().any(|sample| wanted(&sample.source));
+        let level = self.published.samples.wait_for(some);
+        timeout(PATIENCE, level).await.expect("sampled in time").expect("the loop runs");
     }
 
     /// How often an event of this reason was told.

@@ -4,6 +4,7 @@
 //! time is a median, and behind it stands where the middle half of the values lies.
 
 mod adoption;
+mod course;
 mod idle;
 mod ingress;
 mod sample;

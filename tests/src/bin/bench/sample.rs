@@ -15,6 +15,10 @@ impl Sample {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.at(0.5)
     }

@@ -7,7 +7,7 @@ use crate::allowances::Allowances;
 use crate::document::Document;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{Digest, Moment, ReplicaName, WallTime};
-use crate::plan::{Action, Fleet, Memory, Plan, Settings, Tier, World, plan};
+use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, Tier, World, plan};
 use crate::probe::Health;
 use crate::reason::Reason;
 use crate::replica::{ContainerState, ObservedReplica, ResolvedImage};
@@ -80,6 +80,10 @@ struct Board {
     state: State,
     settings: Settings,
     memory: Memory,
+    /// What is being done to the replica.
+    doing: Option<Doing>,
+    /// What it was made of, where that is not its revision as it is now.
+    mark: Option<Digest>,
 }
 
 impl Board {
@@ -99,7 +103,7 @@ impl Board {
             own_ports: BTreeSet::from([53, 80, 443]),
             allowances: allowances(),
         };
-        Self { state, settings, memory: Memory::new(1) }
+        Self { state, settings, memory: Memory::new(1), doing: None, mark: None }
     }
 
     fn record(&mut self) -> &mut AppRecord {
@@ -125,7 +129,7 @@ impl Board {
             revision: revision.name.clone(),
             environment: environment.clone(),
             boot: BOOT.to_owned(),
-            template_digest: revision.mark(),
+            template_digest: self.mark.unwrap_or(revision.mark()),
             grace: None,
             address: "10.213.0.5".parse().unwrap(),
             containers: [("main".to_owned(), main.clone())].into(),
@@ -137,11 +141,11 @@ impl Board {
             zones: &Zones::default(),
             observed: &[(name.clone(), seen)].into(),
             namespaces: &[name.clone()].into(),
+            doing: &self.doing.iter().map(|doing| (name.clone(), doing.clone())).collect(),
             health: &[(name, health)].into(),
             demand: &BTreeMap::new(),
             readings: &BTreeMap::new(),
             environments: &self.state.environments,
-            doing: &BTreeMap::new(),
             fetching: &BTreeSet::new(),
             surveying: &BTreeSet::new(),
             subnets: &[(environment, "10.213.0.0/24".parse().unwrap())].into(),
@@ -207,6 +211,31 @@ fn what_stands_by_counts_as_no_replica_and_is_woken_and_what_was_cut_short_goes(
         };
         assert!(as_asked, "{main:?}: {planned:?}");
     }
+}
+
+#[test]
+fn one_that_is_being_paused_is_called_back_rather_than_another_started() {
+    let runs = ContainerState::Running { since: Moment(Duration::from_secs(10)) };
+    let mut board = Board::new();
+    board.doing = Some(Doing::Freezing);
+    let planned = board.plan(&runs);
+    let [Action::Wake(order, Tier::Frozen)] = planned.actions.as_slice() else {
+        panic!("{planned:?}")
+    };
+    let revision = board.record().revisions[0].name.clone();
+    assert_eq!(order.replica, ReplicaName::new(&revision, 7));
+    // Once it is on its way nothing more is called for.
+    board.doing = Some(Doing::Starting(std::sync::Arc::clone(order)));
+    assert_eq!(board.plan(&runs).actions, []);
+    // Nobody wants it back, or one of another make is wanted.
+    board.doing = Some(Doing::Freezing);
+    board.record().stopped = true;
+    assert_eq!(board.plan(&runs).actions, []);
+    board.record().stopped = false;
+    board.mark = Some(board.record().revisions[0].mark());
+    board.record().revisions[0].restarts += 1;
+    let planned = board.plan(&runs);
+    assert!(!planned.actions.iter().any(|one| matches!(one, Action::Wake(..))), "{planned:?}");
 }
 
 /// Something that a replica was made with is taken away; and what is then said of it.
