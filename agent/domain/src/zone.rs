@@ -42,6 +42,8 @@ pub struct Announcements {
 pub struct AnnouncedApp {
     /// The revision with the traffic, for TXT.
     pub revision: RevisionName,
+    /// The TCP port that is its own; none for HTTP.
+    pub port: Option<u16>,
 }
 
 /// The names that are held on the LAN after conflicts were settled, without `.local`.

@@ -3,6 +3,7 @@
 //! ```text
 //!   hello.local                  A     every address of the LAN interfaces
 //!   hello._http._tcp.local       SRV   hello.local:80        TXT app revision device
+//!   db._skerry-app._tcp.local    SRV   db.local:5432         where an app speaks TCP
 //!   pi-1._skerry._tcp.local      SRV   pi-1-skerry.local:80  TXT device
 //! ```
 //!
@@ -158,7 +159,7 @@ impl Responder {
 
     /// Says which names are held, where that changed.
     fn publish(&self, names: &watch::Sender<Arc<LanNames>>) {
-        let held = self.names.held(self.told.keys());
+        let held = self.names.held(&self.told);
         names.send_if_modified(|known| {
             let changed = **known != held;
             if changed {
@@ -170,11 +171,18 @@ impl Responder {
 
     /// Announces and takes back until `wanted` is what is announced.
     async fn settle(&mut self, wanted: &BTreeMap<AppName, AnnouncedApp>) {
-        let gone: Vec<AppName> =
-            self.told.keys().filter(|app| !wanted.contains_key(&**app)).cloned().collect();
-        for app in gone {
+        let name = |(app, announced): (&AppName, &AnnouncedApp)| service::instance(app, announced);
+        let stays = |told: &(&AppName, &AnnouncedApp)| {
+            wanted.get_key_value(told.0).is_some_and(|one| name(one) == name(*told))
+        };
+        let gone: Vec<(AppName, String)> = self
+            .told
+            .iter()
+            .filter(|told| !stays(told))
+            .map(|told| (told.0.clone(), name(told)))
+            .collect();
+        for (app, name) in gone {
             self.told.remove(&app);
-            let name = service::instance(&app);
             self.names.forget(&name);
             debug!(%app, "taken back from the LAN");
             self.command(|daemon| daemon.unregister(&name).map(drop)).await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::model::AppName;
-use domain::zone::LanNames;
+use domain::zone::{AnnouncedApp, LanNames};
 
 use super::service;
 
@@ -36,10 +36,11 @@ impl Names {
     }
 
     /// The host names held for `apps`, without `.local`.
-    pub(super) fn held<'a>(&self, apps: impl Iterator<Item = &'a AppName>) -> LanNames {
-        let announced = apps.filter(|app| self.announced.contains(&service::instance(app)));
+    pub(super) fn held(&self, apps: &BTreeMap<AppName, AnnouncedApp>) -> LanNames {
+        let announced =
+            apps.iter().filter(|(app, one)| self.announced.contains(&service::instance(app, one)));
         announced
-            .map(|app| {
+            .map(|(app, _)| {
                 let asked = service::host(app.as_str());
                 let held = self.changes.get(&asked).unwrap_or(&asked);
                 (app.clone(), held.trim_end_matches('.').trim_end_matches(".local").to_owned())
@@ -54,15 +55,21 @@ mod tests {
 
     #[test]
     fn a_name_is_held_once_it_was_announced_and_as_it_was_changed() {
-        let apps: Vec<AppName> = ["one", "two"].map(|name| name.parse().unwrap()).into();
+        let announced = |name: &str| AnnouncedApp {
+            revision: format!("{name}--1").parse().unwrap(),
+            port: None,
+        };
+        let [one, two]: [AppName; 2] = ["one", "two"].map(|name| name.parse().unwrap());
+        let apps =
+            BTreeMap::from([(one.clone(), announced("one")), (two.clone(), announced("two"))]);
         let mut names = Names::default();
         names.announced("one._http._tcp.local.");
-        assert_eq!(names.held(apps.iter()), LanNames::from([(apps[0].clone(), "one".to_owned())]));
+        assert_eq!(names.held(&apps), LanNames::from([(one, "one".to_owned())]));
         names.changed("two.local.", "two-2.local.");
         names.changed("two._http._tcp.local.", "two (2)._http._tcp.local.");
         names.announced("two (2)._http._tcp.local.");
-        assert_eq!(names.held(apps.iter())[&apps[1]], "two-2");
+        assert_eq!(names.held(&apps)[&two], "two-2");
         names.forget("one._http._tcp.local.");
-        assert_eq!(names.held(apps.iter()).len(), 1);
+        assert_eq!(names.held(&apps).len(), 1);
     }
 }

@@ -8,12 +8,14 @@ use super::MdnsSettings;
 
 /// What a browser looks for.
 const HTTP: &str = "_http._tcp.local.";
+/// The same of apps that speak TCP: only they know what is spoken there.
+const TCP: &str = "_skerry-app._tcp.local.";
 /// What a fleet tool looks for.
 const SKERRY: &str = "_skerry._tcp.local.";
 /// What follows the device id in the name of its host.
 const SUFFIX: &str = "-skerry";
 
-/// An app: its host name, its instance of `_http._tcp`.
+/// An app: its host name, its instance of `_http._tcp` or `_skerry-app._tcp`.
 pub(super) fn app(
     settings: &MdnsSettings,
     app: &AppName,
@@ -25,7 +27,8 @@ pub(super) fn app(
         ("device", settings.device.as_str()),
     ];
     let host = host(app.as_str());
-    ServiceInfo::new(HTTP, app.as_str(), &host, (), settings.port, &txt[..])
+    let port = announced.port.unwrap_or(settings.port);
+    ServiceInfo::new(kind(announced), app.as_str(), &host, (), port, &txt[..])
         .map(ServiceInfo::enable_addr_auto)
 }
 
@@ -41,8 +44,12 @@ pub(super) fn device(settings: &MdnsSettings) -> Result<ServiceInfo, mdns_sd::Er
 }
 
 /// The full name of an app's instance.
-pub(super) fn instance(app: &AppName) -> String {
-    format!("{app}.{HTTP}")
+pub(super) fn instance(app: &AppName, announced: &AnnouncedApp) -> String {
+    format!("{app}.{}", kind(announced))
+}
+
+fn kind(announced: &AnnouncedApp) -> &'static str {
+    if announced.port.is_some() { TCP } else { HTTP }
 }
 
 /// The full name of a host.
@@ -69,9 +76,14 @@ mod tests {
         let settings =
             MdnsSettings { mdns: Mdns::default(), device: "pi-1".to_owned(), port: 8080 };
         let hello: AppName = "hello".parse().unwrap();
-        let announced = AnnouncedApp { revision: "hello--0000002".parse().unwrap() };
+        let revision = "hello--0000002".parse().unwrap();
+        let announced = AnnouncedApp { revision, port: None };
         let service = app(&settings, &hello, &announced).unwrap();
-        assert_eq!(service.get_fullname(), instance(&hello));
+        assert_eq!(service.get_fullname(), instance(&hello, &announced));
+        let raw = AnnouncedApp { port: Some(5432), ..announced };
+        let tcp = app(&settings, &hello, &raw).unwrap();
+        assert_eq!((tcp.get_fullname(), tcp.get_port()), ("hello._skerry-app._tcp.local.", 5432));
+        assert_eq!(tcp.get_fullname(), instance(&hello, &raw));
         assert_eq!((service.get_hostname(), service.get_port()), ("hello.local.", 8080));
         assert_eq!(service.get_property_val_str("revision"), Some("hello--0000002"));
     }

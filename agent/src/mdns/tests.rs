@@ -16,9 +16,31 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 231, 7, 2);
 
 fn announced(apps: &[(&str, &str)]) -> Arc<Announcements> {
     let app = |(name, revision): &(&str, &str)| {
-        (name.parse().unwrap(), AnnouncedApp { revision: revision.parse().unwrap() })
+        (name.parse().unwrap(), AnnouncedApp { revision: revision.parse().unwrap(), port: None })
     };
     Arc::new(Announcements { apps: apps.iter().map(app).collect() })
+}
+
+#[test]
+fn an_app_that_speaks_tcp_is_found_by_its_port_and_not_as_http() {
+    let Some(lan) = Lan::new("tcp") else { return };
+    let board = Board::start(&lan, true, &[]);
+    let neighbour = lan.neighbour();
+    let http = announced(&[("db", "db--1")]);
+    let mut tcp = Announcements::clone(&http);
+    for app in tcp.apps.values_mut() {
+        app.port = Some(5432);
+    }
+    board.announce(http);
+    assert_eq!(board.held("db"), "db");
+    board.announce(Arc::new(tcp));
+    neighbour.hear("the goodbye of the service it was", |record| {
+        record.ttl == 0 && record.name.to_string() == "_http._tcp.local"
+    });
+    neighbour.ask("db._skerry-app._tcp.local", TYPE::SRV, |record| matches!(&record.rdata, RData::SRV(srv) if srv.port == 5432 && srv.target.to_string() == "db.local"));
+    neighbour.ask("db.local", TYPE::A, |record| matches!(record.rdata, RData::A(_)));
+    assert_eq!(board.held("db"), "db");
+    board.stop();
 }
 
 #[test]

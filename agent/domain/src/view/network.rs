@@ -190,10 +190,15 @@ pub fn announcements(scene: Scene<'_>) -> Announcements {
     let mut apps: BTreeMap<AppName, AnnouncedApp> = BTreeMap::new();
     for (record, _, ingress) in with_ingress(scene) {
         let split = split(record, scene);
+        let port = ports::own(ingress).map(|port| port.exposed);
+        // What another app has is not announced.
+        let reached = port.is_none_or(|port| scene.ports.has(&record.name, &Side::Lan, port));
         if ingress.external
+            && reached
             && let Some(revision) = split.main().filter(|main| serves(record, main, scene))
         {
-            apps.insert(record.name.clone(), AnnouncedApp { revision: revision.clone() });
+            let revision = revision.clone();
+            apps.insert(record.name.clone(), AnnouncedApp { revision, port });
         }
     }
     Announcements { apps }

@@ -314,7 +314,7 @@ async fn connections_beyond_the_bound_are_reset() {
     let server = accept(&listener).await;
     is_turned_away(address).await;
     drop((first, server));
-    let accepted_again = async {
+    let again = async {
         loop {
             let Ok(mut client) = TcpStream::connect(address).await else { continue };
             tokio::select! {
@@ -323,7 +323,7 @@ async fn connections_beyond_the_bound_are_reset() {
             }
         }
     };
-    time::timeout(PATIENCE, accepted_again).await.expect("there is room again");
+    time::timeout(PATIENCE, again).await.expect("there is room again");
 }
 
 #[tokio::test]

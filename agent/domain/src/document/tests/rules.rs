@@ -51,10 +51,10 @@ fn ingress() {
         "targetPort: 80",
         "targetPort: 80, transport: tcp, additionalPortMappings: [{targetPort: 443}, {targetPort: 7, exposedPort: 80}, {targetPort: 8, exposedPort: 7}, {targetPort: 9, exposedPort: 7}]",
         &expect![[r#"
-            5:14 properties.configuration.ingress.targetPort MissingValue: targetPort is required: the port that the app listens on
-            5:55 properties.configuration.ingress.additionalPortMappings InvalidValue: each exposedPort is given once
-            5:69 properties.configuration.ingress.additionalPortMappings[0].targetPort InvalidValue: 443 belongs to HTTP; give TCP another exposedPort
-            5:104 properties.configuration.ingress.additionalPortMappings[1].exposedPort InvalidValue: 80 belongs to HTTP; give TCP another exposedPort
+            5:27 properties.configuration.ingress.targetPort InvalidValue: 80 belongs to HTTP; give TCP another exposedPort
+            5:71 properties.configuration.ingress.additionalPortMappings InvalidValue: each exposedPort is given once
+            5:85 properties.configuration.ingress.additionalPortMappings[0].targetPort InvalidValue: 443 belongs to HTTP; give TCP another exposedPort
+            5:120 properties.configuration.ingress.additionalPortMappings[1].exposedPort InvalidValue: 80 belongs to HTTP; give TCP another exposedPort
         "#]],
     );
     broken(
@@ -76,9 +76,8 @@ fn ingress() {
         "targetPort: 80",
         "targetPort: 9, transport: tcp, exposedPort: 443, stickySessions: {affinity: sticky}",
         &expect![[r#"
-            5:14 properties.configuration.ingress.targetPort MissingValue: targetPort is required: the port that the app listens on
-            5:44 properties.configuration.ingress.exposedPort InvalidValue: 443 belongs to HTTP; give TCP another exposedPort
-            5:76 properties.configuration.ingress.stickySessions.affinity InvalidValue: sticky needs activeRevisionsMode: Single and an HTTP transport
+            5:59 properties.configuration.ingress.exposedPort InvalidValue: 443 belongs to HTTP; give TCP another exposedPort
+            5:91 properties.configuration.ingress.stickySessions.affinity InvalidValue: sticky needs activeRevisionsMode: Single and an HTTP transport
         "#]],
     );
 }
