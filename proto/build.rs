@@ -10,6 +10,7 @@ const WIDE: &[&str] = &[
     "KnownApp.generation",
     "Event.id",
     "Image.size_bytes",
+    "RevisionStatus.standby_memory_bytes",
 ];
 
 fn main() -> std::io::Result<()> {

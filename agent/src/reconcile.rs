@@ -187,6 +187,8 @@ enum Outcome {
         begun: u64,
         replicas: Result<BTreeMap<ReplicaName, ObservedReplica>, RuntimeError>,
         network: Result<ObservedNetwork, NetworkError>,
+        /// What replicas that stand by hold of the board's memory.
+        held: BTreeMap<ReplicaName, u64>,
     },
     Settled(Result<(BTreeMap<EnvironmentName, Ipv4Net>, Vec<Trouble>), NetworkError>),
     Fetched(RevisionName, Result<Vec<ResolvedImage>, RuntimeError>),

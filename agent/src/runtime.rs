@@ -70,6 +70,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         replicas: Vec<ReplicaName>,
     ) -> impl Future<Output = Result<Survey, RuntimeError>> + Send;
 
+    /// What those of these replicas that stand by hold of the board's memory, in bytes.
+    fn held(&self, observed: &BTreeMap<ReplicaName, ObservedReplica>)
+    -> BTreeMap<ReplicaName, u64>;
+
     /// The TCP ports on which something in a replica listens, in order; none where nothing of it runs.
     fn listening(
         &self,

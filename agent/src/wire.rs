@@ -43,6 +43,7 @@ fn revision(status: &RevisionStatus) -> v1::RevisionStatus {
         wanted_replicas: status.wanted_replicas,
         scaled_by: status.scaled_by.clone(),
         standby: status.standby.to_owned(),
+        standby_memory_bytes: status.standby_memory_bytes,
         provisioning_state: status.provisioning_state.word().to_owned(),
         running_state: status.running_state.word().to_owned(),
         health_state: status.health_state.word().to_owned(),
@@ -179,6 +180,7 @@ mod tests {
             wanted_replicas: 1,
             scaled_by: String::new(),
             standby: "",
+            standby_memory_bytes: 0,
             provisioning_state: ProvisioningState::Provisioned,
             running_state: RunningState::RunningAtMaxScale,
             health_state: HealthState::Healthy,
@@ -287,6 +289,7 @@ mod tests {
               "runningState": "RunningAtMaxScale",
               "scaledBy": "",
               "standby": "",
+              "standbyMemoryBytes": "0",
               "trafficWeight": 100,
               "wantedReplicas": 1
             }"#]]

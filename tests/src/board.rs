@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,9 @@ const ALLOCATOR: [(&str, &str); 4] = [
     ("MALLOC_TOP_PAD_", "16384"),
 ];
 
-/// Puts a file in the place of `/proc/meminfo`, for the program that follows alone.
-const WITH_MEMINFO: &str =
-    r#"mount --make-private /proc && mount --bind "$1" /proc/meminfo && shift && exec "$@""#;
+/// Puts files in the place of some in `/proc`, for the program that follows alone: `FILE NAME … -- PROGRAM …`.
+const WITH_FILES: &str = r#"mount --make-private /proc || exit
+while [ "$1" != -- ]; do mount --bind "$1" "/proc/$2" || exit; shift 2; done; shift; exec "$@""#;
 
 /// A board of the test's own.
 #[derive(Debug)]
@@ -42,8 +43,8 @@ pub struct Board {
     settings: Settings,
     binary: PathBuf,
     log_filter: &'static str,
-    /// What the agent reads in place of `/proc/meminfo`.
-    meminfo: Option<PathBuf>,
+    /// What the agent reads in place of files in `/proc`, by their names there.
+    shown: BTreeMap<&'static str, PathBuf>,
     lan: Lan,
 }
 
@@ -63,7 +64,7 @@ impl Board {
             settings,
             binary: binary()?,
             log_filter: "info,skerry=debug",
-            meminfo: None,
+            shown: BTreeMap::new(),
             lan,
         })
     }
@@ -96,16 +97,28 @@ impl Board {
             text.lines().partition(|line| line.starts_with("MemAvailable:"));
         ensure!(mine.len() == 1, "the kernel does not say what is available");
         let lines = others.join("\n");
-        let path = self.dir().join("meminfo");
-        // In place: it is mounted, and another file of its name would not be.
-        fs::write(&path, format!("MemAvailable: {} kB\n{lines}\n", mib << 10))?;
-        if self.meminfo.is_none() {
+        self.show("meminfo", &format!("MemAvailable: {:12} kB\n{lines}\n", mib << 10))
+    }
+
+    /// Has the agent read another `/proc/stat` than the kernel's, likewise: so much of all the time processors had work.
+    pub fn show_processors(&mut self, busy: u64, all: u64) -> Result<()> {
+        let idle = all.saturating_sub(busy);
+        self.show("stat", &format!("cpu  {busy:12} 0 0 {idle:12} 0 0 0 0 0 0\n"))
+    }
+
+    fn show(&mut self, name: &'static str, text: &str) -> Result<()> {
+        let path = self.dir().join(name);
+        // In place and at once: it is mounted, and another file of its name would not be; an empty one tells nothing.
+        let mut file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        if self.shown.is_empty() {
             // The agent gets mounts of its own, and those below the board's directory are still everybody's.
             let dir = self.dir().display().to_string();
             run("mount", ["--bind", &dir, &dir])?;
             run("mount", ["--make-shared", &dir])?;
-            self.meminfo = Some(path);
         }
+        self.shown.insert(name, path);
         Ok(())
     }
 
@@ -219,13 +232,17 @@ impl Board {
 
     /// Starts the agent and does not wait.
     pub fn launch(&mut self) -> Result<()> {
-        let Some(meminfo) = self.meminfo.clone() else {
+        if self.shown.is_empty() {
             let mut command = Process::in_netns(&self.lan.netns(), &self.binary);
             return self.launch_as(&mut command, &[]);
-        };
-        let own = ["--mount", "--propagation", "unchanged", "sh", "-c", WITH_MEMINFO, "sh"];
+        }
+        let own = ["--mount", "--propagation", "unchanged", "sh", "-c", WITH_FILES, "sh"];
         let mut command = Process::in_netns(&self.lan.netns(), Path::new("unshare"));
-        command.args(own).arg(meminfo).arg(&self.binary);
+        command.args(own);
+        for (name, file) in &self.shown {
+            command.arg(file).arg(name);
+        }
+        command.arg("--").arg(&self.binary);
         self.launch_as(&mut command, &[])
     }
 

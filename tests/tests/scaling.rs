@@ -11,6 +11,8 @@ use system_tests::{Answer, Board, Client, Document, Image, LONG, Shared, Stage, 
 static STAGE: Shared<Stage> = Shared::new();
 
 fn prepare(board: &mut Board) -> Result<()> {
+    // What else keeps this machine busy is no reason to hold anybody back.
+    board.show_processors(0, 1)?;
     board.preload(&Image::testapp("test.local/app:1")?)
 }
 
@@ -235,6 +237,12 @@ fn made_processes(stage: &Stage, app: &str) -> Result<usize> {
     Ok(made.filter(|row| ours.lines().any(|id| row.starts_with(id))).count())
 }
 
+/// What stands by for an app holds of the board's memory.
+fn held_bytes(status: &Value) -> u64 {
+    let bytes = status["revisions"][0]["standbyMemoryBytes"].as_str();
+    bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
 #[test]
 fn each_standby_tier_holds_what_it_says_and_comes_back_from_it() -> Result<()> {
     let stage = stage()?;
@@ -251,6 +259,10 @@ fn each_standby_tier_holds_what_it_says_and_comes_back_from_it() -> Result<()> {
             stage.control.await_status(&app, |status| {
                 status["revisions"][0]["standby"] == tier && status["revisions"][0]["replicas"] == 0
             })?;
+            let held = stage
+                .control
+                .await_status(&app, |status| (held_bytes(status) == 0) == (asked == "none"))?;
+            ensure!(held_bytes(&held) < 256 << 20, "{held}");
             // The one that served goes beside it.
             eventually("the tier alone", LONG, || {
                 let held = (stage.board.pids_of(&app)?.len(), made_processes(&stage, &app)?);

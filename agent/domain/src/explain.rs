@@ -267,6 +267,7 @@ mod tests {
             ready_replicas: u32::from(active),
             wanted_replicas: u32::from(active),
             scaled_by: String::new(),
+            standby_memory_bytes: 0,
             standby: "",
             provisioning_state: ProvisioningState::Provisioned,
             running_state: RunningState::Running,

@@ -6,6 +6,8 @@
 //! How a revision comes to the traffic is in [`rollout`](crate::rollout); here is what follows for its replicas.
 
 mod exclusive;
+mod figures;
+mod fit;
 mod fleet;
 mod memory;
 pub(crate) mod orders;
@@ -33,8 +35,9 @@ use crate::scale::{Demand, Readings};
 use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
 use crate::window::Zones;
 
+pub use self::figures::Surveyed;
 pub use self::fleet::{Fleet, Origin, ReplicaView, Spare, Tier};
-pub use self::memory::{Memory, Surveyed};
+pub use self::memory::Memory;
 pub use self::scaling::scale;
 
 /// What is known of the world, and of what is being done to it.
@@ -190,6 +193,7 @@ pub fn plan(state: &State, world: World<'_>, memory: &mut Memory) -> Plan {
     if world.runtime.is_some() {
         return plan;
     }
+    fit::measure(state, &fleet, world, memory, &mut plan);
     stop_strays(state, world, memory, &mut plan);
     for record in state.apps.values() {
         // What goes makes room for what comes, and that in the same plan: nothing may call for another for a while.
@@ -303,7 +307,6 @@ fn order_revision(
     }
     restart_all(record, revision, &current, world, memory, plan);
     let missing = allowed.saturating_sub(count).min(room(record, fleet, world, plan));
-    let missing = scaling::hold_back(record, revision, count, missing, world, memory);
     if 0 < missing && !fetch {
         let missing = standby::wake(record, revision, missing, fleet, world, memory, plan);
         start_missing(record, revision, missing, fleet, world, memory, plan);

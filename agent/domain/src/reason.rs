@@ -94,7 +94,8 @@ reasons! {
     DeviceBusy: "A device that the replica needs for itself alone is held by another one.", "Stop the other one, or give each its own device.";
     WaitingForStop: "The replica starts once the ones before it are gone.", "Nothing to do: they have their grace period to end.";
     TrafficUnready: "The traffic names a revision that is not there, not active or was never ready; the others have its share.", "See `skerry revisions APP`, and correct ingress.traffic.";
-    InsufficientMemory: "There is not enough memory for another copy.", "Free memory, or use skerry.updateStrategy: recreate.";
+    InsufficientMemory: "There is not enough memory for another copy.", "Free memory; for an update, skerry.updateStrategy: recreate needs none.";
+    InsufficientCpu: "The board's processors are busy all the time: another replica would only take turns with those there are.", "Lower the load, or spread it over more boards; more replicas come by themselves when there is time.";
     VolumeFailed: "A volume could not be made.", "Read the details.";
     DeviceMissing: "A device that the container needs is not there.", "Plug it in, or correct skerry.devices; it is tried again by itself.";
     StorageMissing: "The environment has no storage of this name yet.", "Publish the environment document that defines it.";

@@ -227,6 +227,18 @@ pub struct Survey {
     pub working_sets: BTreeMap<ReplicaName, u64>,
     /// The first of them that keeps `/run/skerry/lock` in one of its containers.
     pub locked_by: Option<ReplicaName>,
+    /// What the board's processors did so far.
+    pub processors: ProcessorTime,
+}
+
+/// What the processors of a board did since it came up, all of them together, in whatever unit the kernel counts. Nothing
+/// at all where it does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProcessorTime {
+    /// The time in which they had work, but for what gives way to all other work.
+    pub busy: u64,
+    /// All of it.
+    pub all: u64,
 }
 
 /// Why something could not be done, told apart by what follows.

@@ -11,6 +11,7 @@
 //! rule wins, steps up are bounded, steps down and the way to zero take their time.
 
 mod exposition;
+mod fit;
 mod location;
 mod rules;
 mod scaler;
@@ -25,6 +26,7 @@ use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName};
 use crate::replica::Trouble;
 
 pub use self::exposition::{answer, sum};
+pub use self::fit::{Claim, Lack, Processors, Room, Share, is_more, one_more, share};
 pub use self::location::Location;
 pub use self::rules::{Asks, Cron, Sight, asks, is_known, needs_a_replica, zones};
 pub use self::scaler::{Decision, Metric, STABILISATION, Scaler, Terms};

@@ -127,6 +127,8 @@ pub struct RevisionStatus {
     pub scaled_by: String,
     /// How far from serving what stands by for it is: `prepared`, `created`, `frozen`; empty if nothing does.
     pub standby: &'static str,
+    /// What that holds of the board's memory, in bytes; 0 if nothing, or nobody has looked yet.
+    pub standby_memory_bytes: u64,
     /// ACA's state.
     pub provisioning_state: ProvisioningState,
     /// ACA's state.

@@ -278,6 +278,7 @@ fn hello() -> AppStatus {
         wanted_replicas: 2,
         scaled_by: String::new(),
         standby: "",
+        standby_memory_bytes: 0,
         provisioning_state: ProvisioningState::Provisioned,
         running_state: RunningState::Running,
         health_state: HealthState::Healthy,

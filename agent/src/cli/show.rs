@@ -239,6 +239,13 @@ fn of_revision(text: &mut String, revision: &RevisionStatus, branch: &Branch) {
     if revision.active && !revision.image.is_empty() {
         line(text, below, &format!("image {}", revision.image));
     }
+    if !revision.standby.is_empty() {
+        let held = match revision.standby_memory_bytes {
+            0 => String::new(),
+            bytes => format!(", which holds {}", size(bytes)),
+        };
+        line(text, below, &format!("standby {}{held}", revision.standby));
+    }
     why(text, below, &revision.name, &revision.reason, &revision.details);
     let last = revision.replica_list.len().saturating_sub(1);
     for (n, replica) in revision.replica_list.iter().enumerate() {
@@ -335,4 +342,23 @@ fn percent(weight: u32) -> String {
 
 fn yes(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_by_is_told_with_what_it_holds() {
+        let told = |standby: &str, standby_memory_bytes| {
+            let standby = standby.to_owned();
+            let revision = RevisionStatus { standby, standby_memory_bytes, ..Default::default() };
+            let mut text = String::new();
+            of_revision(&mut text, &revision, &Branch::new(true));
+            text.lines().nth(1).unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(told("frozen", 12 << 20), "standby frozen, which holds 12.0 MiB");
+        assert_eq!(told("prepared", 0), "standby prepared");
+        assert_eq!(told("", 0), "");
+    }
 }

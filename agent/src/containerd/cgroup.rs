@@ -164,7 +164,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// What a process has in memory and shares with no file, in bytes.
-fn own_memory(pid: i32) -> u64 {
+pub(super) fn own_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     kib(&status, "RssAnon:") + kib(&status, "RssShmem:")
 }

@@ -274,6 +274,13 @@ impl<I: ImageSource> Runtime for Containerd<I> {
         self.survey_of(&replicas).await
     }
 
+    fn held(
+        &self,
+        observed: &BTreeMap<ReplicaName, ObservedReplica>,
+    ) -> BTreeMap<ReplicaName, u64> {
+        self.held_by(observed)
+    }
+
     async fn listening(&self, replica: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {
         self.listeners_of(replica).await
     }

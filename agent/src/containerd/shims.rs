@@ -85,6 +85,11 @@ fn processes() -> io::Result<BTreeMap<i32, Process>> {
     Ok(processes)
 }
 
+/// The parent of a process, while it runs.
+pub(super) fn parent_of(pid: i32) -> Option<i32> {
+    parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// The parent in `/proc/PID/stat`: the second word behind the name, which may hold anything but ends in the last bracket.
 fn parent_in(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use containerd_client::types::v1::Status as TaskStatus;
 use domain::model::ReplicaName;
-use domain::replica::Survey;
+use domain::replica::{ContainerState, ObservedReplica, ProcessorTime, Survey};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 
 use super::Containerd;
-use super::cgroup::Cgroups;
-use super::record::Record;
+use super::cgroup::{Cgroups, own_memory};
+use super::record::{Record, container_id};
+use super::shims::parent_of;
 use super::within::open_within;
 use crate::runtime::{RuntimeError, Usage};
 
@@ -49,6 +50,23 @@ impl<I> Containerd<I> {
     ) -> Result<BTreeMap<ReplicaName, Usage>, RuntimeError> {
         let running = self.running(wanted).await?;
         Ok(used(&self.shared.cgroups, &running))
+    }
+
+    /// What those of these replicas hold that stand by: of their containers what cannot be dropped at once, and their
+    /// shims. The files are the kernel's own, so reading them never waits.
+    pub(super) fn held_by(
+        &self,
+        observed: &BTreeMap<ReplicaName, ObservedReplica>,
+    ) -> BTreeMap<ReplicaName, u64> {
+        let cgroups = &self.shared.cgroups;
+        let held = observed.iter().filter_map(|(replica, seen)| {
+            let idle = seen.containers.iter().filter(|(_, state)| ContainerState::stands_by(state));
+            let groups: Vec<String> = idle
+                .map(|(container, _)| self.shared.cgroup_path(&container_id(replica, container)))
+                .collect();
+            (!groups.is_empty()).then(|| (replica.clone(), held_in(cgroups, &groups)))
+        });
+        held.collect()
     }
 
     /// The containers of these replicas that run.
@@ -114,7 +132,28 @@ fn measured(cgroups: &Cgroups, wanted: &[ReplicaName], running: &[Running]) -> S
         total: kib(&meminfo, "MemTotal:"),
         working_sets,
         locked_by: wanted.iter().find(|replica| locked.contains(replica)).cloned(),
+        processors: processors(&fs::read_to_string("/proc/stat").unwrap_or_default()),
     }
+}
+
+/// What these groups hold, and the shims of their processes: one for all containers of a replica.
+fn held_in(cgroups: &Cgroups, groups: &[String]) -> u64 {
+    let first = groups.iter().filter_map(|group| cgroups.processes(group).into_iter().next());
+    let shims: BTreeSet<i32> = first.filter_map(parent_of).collect();
+    let own = groups.iter().map(|group| cgroups.working_set(group));
+    own.chain(shims.into_iter().map(own_memory)).sum()
+}
+
+/// `cpu  USER NICE SYSTEM IDLE IOWAIT IRQ SOFTIRQ STEAL …`, all processors together. What is nice gives way to all other
+/// work; the columns behind these are parts of them.
+fn processors(stat: &str) -> ProcessorTime {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "));
+    let words = line.unwrap_or_default().split_whitespace().take(8);
+    let times: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
+    let all = times.iter().fold(0, |sum: u64, time| sum.saturating_add(*time));
+    let spare = [1, 3, 4].into_iter().filter_map(|at| times.get(at));
+    let spare = spare.fold(0, |sum: u64, time| sum.saturating_add(*time));
+    ProcessorTime { busy: all.saturating_sub(spare), all }
 }
 
 /// `MemTotal:        8010552 kB`, in bytes.
@@ -165,6 +204,33 @@ mod tests {
         assert_eq!(kib("MemTotal: much kB", "MemTotal:"), 0);
         let survey = measured(&Cgroups::detect(), &[], &[]);
         assert!(0 < survey.available && survey.available <= survey.total);
+    }
+
+    #[test]
+    fn processors_have_work_where_it_is_not_of_the_kind_that_gives_way() {
+        let stat = "cpu  10 20 30 400 50 6 7 8 900 1000\ncpu0 1 1 1 1 1 1 1 1 1 1\nintr 5\n";
+        assert_eq!(processors(stat), ProcessorTime { busy: 61, all: 531 });
+        assert_eq!(processors("intr 5\n"), ProcessorTime::default());
+        let survey = measured(&Cgroups::detect(), &[], &[]);
+        assert!(0 < survey.processors.all && survey.processors.busy <= survey.processors.all);
+    }
+
+    #[test]
+    fn what_stands_by_holds_what_its_containers_and_their_shim_have() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cgroup.controllers"), "memory\n").unwrap();
+        let pid = std::process::id();
+        for (name, bytes) in [("x", 100), ("y", 200)] {
+            let group = folder.path().join("s").join(name);
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("memory.current"), format!("{bytes}\n")).unwrap();
+            // This process stands for theirs, so the one above it stands for their shim.
+            fs::write(group.join("cgroup.procs"), format!("{pid}\n")).unwrap();
+        }
+        let groups = ["/s/x".to_owned(), "/s/y".to_owned()];
+        let shim = own_memory(std::os::unix::process::parent_id().cast_signed());
+        let held = held_in(&Cgroups::at(folder.path()), &groups);
+        assert!(0 < shim && held.abs_diff(300 + shim) < 16 << 20, "{held} {shim}");
     }
 
     #[test]

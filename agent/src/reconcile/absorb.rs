@@ -28,7 +28,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     async fn absorb(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Looked { begun, replicas, network } => self.looked(begun, replicas, network),
+            Outcome::Looked { begun, replicas, network, held } => {
+                if replicas.is_ok() {
+                    self.memory.holds(held);
+                }
+                self.looked(begun, replicas, network);
+            }
             Outcome::Settled(result) => self.settled(result),
             Outcome::Fetched(revision, result) => self.fetched(revision, result).await,
             Outcome::Started(replica, result) => self.started(&replica, result),

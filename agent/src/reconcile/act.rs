@@ -39,13 +39,15 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         let (runtime, network) = (self.runtime.clone(), self.network.clone());
         let look = async move {
             let (replicas, network) = tokio::join!(runtime.observe(), network.observe());
-            Outcome::Looked { begun, replicas, network }
+            let held = replicas.as_ref().map(|replicas| runtime.held(replicas)).unwrap_or_default();
+            Outcome::Looked { begun, replicas, network, held }
         };
         let away = RuntimeError::Unavailable(lost("look").details);
         let lost = Outcome::Looked {
             begun,
             replicas: Err(away),
             network: Err(NetworkError(lost("look"))),
+            held: BTreeMap::new(),
         };
         self.begin(Deed { name: "look", work: look.boxed(), lost });
     }

@@ -2,6 +2,7 @@
 
 mod draining;
 mod environments;
+mod fit;
 mod ports;
 mod pressure;
 mod scaling;

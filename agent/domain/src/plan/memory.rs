@@ -1,17 +1,22 @@
 //! What the world cannot tell: failures, back-offs, and what was given to whom last. Lost with the agent, and no harm.
 
+mod restarts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::figures::Figures;
 use super::scaling::Scaled;
 use super::{Doing, World};
 use crate::backoff::Backoff;
-use crate::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
+use crate::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
-use crate::replica::{ContainerState, Listener, ReplicaOrder, Survey, Trouble};
+use crate::replica::{Listener, ReplicaOrder, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
+
+use self::restarts::Restarts;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +32,8 @@ pub struct Memory {
     trials: BTreeMap<RevisionName, Trial>,
     /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
     been_ready: BTreeMap<RevisionName, Moment>,
-    surveys: BTreeMap<AppName, Surveyed>,
+    /// What was measured of the board.
+    pub(super) figures: Figures,
     /// Where replicas listen whose port was found closed.
     listeners: BTreeMap<ReplicaName, Vec<Listener>>,
     /// Replicas that stand by, made whole by this run of the agent.
@@ -38,15 +44,6 @@ pub struct Memory {
     idle: BTreeMap<RevisionName, Failure>,
     /// How revisions are scaled.
     pub(super) scaled: BTreeMap<RevisionName, Scaled>,
-}
-
-/// What was last measured for an app.
-#[derive(Debug, Clone)]
-pub struct Surveyed {
-    /// When.
-    pub at: Moment,
-    /// What.
-    pub survey: Result<Survey, Trouble>,
 }
 
 /// What an active revision is asked to be. Where that changes its replicas are made or probed anew, by our own doing, and
@@ -91,22 +88,6 @@ struct Failure {
     trouble: Trouble,
 }
 
-/// What is remembered of one container.
-#[derive(Debug, Clone, Default)]
-struct Restarts {
-    backoff: Backoff,
-    /// Starts after the first.
-    count: u32,
-    /// When it was last seen to start.
-    up_since: Moment,
-    /// The exit that the back-off counts already.
-    counted: Option<Moment>,
-    /// Why the last restart failed, if it did.
-    trouble: Option<Trouble>,
-    /// It ran when it was last seen.
-    runs: bool,
-}
-
 impl Memory {
     /// An empty memory; tickets for replica names start at `ticket`, which differs with every start of the agent.
     pub fn new(ticket: u64) -> Self {
@@ -140,7 +121,7 @@ impl Memory {
         self.thawed.retain(there);
         self.idle.retain(|name, _| revisions.contains(name));
         self.started_here.retain(there);
-        self.surveys.retain(|name, _| state.apps.contains_key(name));
+        self.figures.forget(|app| state.apps.contains_key(app), there);
         let all = state.apps.values().flat_map(|app| &app.revisions);
         let active: BTreeSet<&RevisionName> =
             all.filter(|revision| revision.active).map(|revision| &revision.name).collect();
@@ -210,15 +191,6 @@ impl Memory {
         self.trials.get(revision).and_then(|known| known.moved)
     }
 
-    /// The board was measured for an app, or could not be.
-    pub fn surveyed(&mut self, app: AppName, survey: Result<Survey, Trouble>, now: Moment) {
-        self.surveys.insert(app, Surveyed { at: now, survey });
-    }
-
-    pub(crate) fn survey(&self, app: &AppName) -> Option<&Surveyed> {
-        self.surveys.get(app)
-    }
-
     /// The images of a revision could not be fetched.
     pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
         fail(&mut self.fetches, revision, trouble, now);
@@ -284,27 +256,6 @@ impl Memory {
         self.thawed.contains(replica)
     }
 
-    /// A container was started afresh, or could not be.
-    pub fn restarted(
-        &mut self,
-        replica: &ReplicaName,
-        container: &str,
-        trouble: Option<Trouble>,
-        now: Moment,
-    ) {
-        self.thawed.remove(replica);
-        let known = self.containers.entry(replica.clone()).or_default();
-        let restarts = known.entry(container.to_owned()).or_default();
-        restarts.count = restarts.count.saturating_add(1);
-        // One that still ran was condemned by a probe, which counts as an exit does.
-        if trouble.is_some() || restarts.runs {
-            restarts.backoff.fail(now, restarts.up_since);
-        }
-        restarts.up_since = now;
-        restarts.runs = false;
-        restarts.trouble = trouble;
-    }
-
     /// Something keeps a revision from starting. Where that is no fault of its own and heals by itself, its time to
     /// become ready begins when it can.
     pub(super) fn hold_back(&mut self, revision: &RevisionName, trouble: Trouble, now: Moment) {
@@ -335,40 +286,10 @@ impl Memory {
         self.starts.get(revision).map(|failure| failure.backoff.retry_at())
     }
 
-    pub(super) fn restart_at(&self, replica: &ReplicaName, container: &str) -> Moment {
-        self.container(replica, container)
-            .map_or(Moment::default(), |known| known.backoff.retry_at())
-    }
-
     /// The trouble of a revision whose replicas failed to start more often than this in a row.
     pub(crate) fn start_loop(&self, revision: &RevisionName, restarts: u32) -> Option<&Trouble> {
         let failure = self.starts.get(revision)?;
         (restarts < failure.backoff.failures()).then_some(&failure.trouble)
-    }
-
-    /// How often a container was started again.
-    pub(crate) fn restarts_of(&self, replica: &ReplicaName, container: &str) -> u32 {
-        self.container(replica, container).map_or(0, |known| known.count)
-    }
-
-    /// How often a container came down in a row.
-    pub fn exits(&self, replica: &ReplicaName, container: &str) -> u32 {
-        self.container(replica, container).map_or(0, |known| known.backoff.failures())
-    }
-
-    /// Why the last restart of a container failed, if it did.
-    pub fn restart_trouble(&self, replica: &ReplicaName, container: &str) -> Option<&Trouble> {
-        self.container(replica, container).and_then(|known| known.trouble.as_ref())
-    }
-
-    fn container(&self, replica: &ReplicaName, container: &str) -> Option<&Restarts> {
-        self.containers.get(replica).and_then(|containers| containers.get(container))
-    }
-
-    /// Restarts of all containers of a replica.
-    pub(super) fn restart_count(&self, replica: &ReplicaName) -> u32 {
-        let containers = self.containers.get(replica);
-        containers.map_or(0, |containers| containers.values().map(|known| known.count).sum())
     }
 
     /// It was started by an earlier run of the agent.
@@ -393,27 +314,6 @@ impl Memory {
 
     pub(super) fn last_address(&self, environment: &EnvironmentName) -> Option<Ipv4Addr> {
         self.last_address.get(environment).copied()
-    }
-}
-
-impl Restarts {
-    fn see(&mut self, state: &ContainerState, now: Moment) {
-        self.runs = matches!(state, ContainerState::Running { .. });
-        match state {
-            ContainerState::Running { since } => {
-                self.up_since = *since;
-                self.trouble = None;
-            }
-            ContainerState::Exited { at, .. } if self.counted != Some(*at) => {
-                self.counted = Some(*at);
-                self.backoff.fail(now.min(*at), self.up_since);
-            }
-            // One that stands by has neither run long enough nor come down.
-            ContainerState::Created
-            | ContainerState::Armed
-            | ContainerState::Frozen { .. }
-            | ContainerState::Exited { .. } => (),
-        }
     }
 }
 
@@ -446,32 +346,6 @@ mod tests {
 
     fn trouble() -> Trouble {
         Trouble { reason: Reason::ContainerStartFailed, details: "why".to_owned() }
-    }
-
-    #[test]
-    fn a_container_that_a_probe_condemns_waits_longer_each_time() {
-        let (mut memory, replica) = (Memory::new(0), "a--1-22222".parse::<ReplicaName>().unwrap());
-        let mut waits = Vec::new();
-        for n in 1..=4 {
-            let now = at(1000 + n * 60);
-            let known = memory.containers.entry(replica.clone()).or_default();
-            let up = ContainerState::Running { since: at(1000) };
-            known.entry("main".to_owned()).or_default().see(&up, now);
-            memory.restarted(&replica, "main", None, now);
-            waits.push(memory.restart_at(&replica, "main").since(now).as_secs());
-        }
-        assert_eq!(waits, [1, 2, 4, 8]);
-    }
-
-    #[test]
-    fn an_exit_is_counted_once() {
-        let (mut memory, replica) = (Memory::new(0), "a--1-22222".parse::<ReplicaName>().unwrap());
-        let known = memory.containers.entry(replica.clone()).or_default();
-        let exit =
-            ContainerState::Exited { code: 1, oom: false, at: at(1000), words: String::new() };
-        known.entry("main".to_owned()).or_default().see(&exit, at(1000));
-        memory.restarted(&replica, "main", None, at(1001));
-        assert_eq!(memory.exits(&replica, "main"), 1);
     }
 
     #[test]

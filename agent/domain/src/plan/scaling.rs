@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::fit::{self, Held};
 use super::polled::Rules;
 use super::{Doing, Memory, World, trouble};
 use crate::document::RevisionsMode;
@@ -30,20 +31,16 @@ pub(super) struct Scaled {
     gave_up: bool,
     /// When to decide again.
     again: Option<Moment>,
+    /// It has fewer replicas than that, for want of room.
+    pub(super) held: Option<Held>,
 }
 
 impl Scaled {
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
-        Self {
-            scaler,
-            by: String::new(),
-            trouble: None,
-            rules: None,
-            wakes: false,
-            gave_up: false,
-            again: None,
-        }
+        let by = String::new();
+        let (wakes, gave_up) = (false, false);
+        Self { scaler, by, trouble: None, rules: None, wakes, gave_up, again: None, held: None }
     }
 }
 
@@ -60,6 +57,7 @@ pub fn scale(apps: &mut BTreeMap<AppName, AppRecord>, world: World<'_>, memory: 
             revision.scaled = count;
         }
     }
+    fit::hold(apps, world, memory);
 }
 
 /// How many replicas a revision is scaled to; none where it is not scaled.
@@ -119,27 +117,6 @@ fn one(
     scaled.trouble = asks.trouble.or_else(unreadable);
     after.insert(revision.name.clone(), scaled);
     Some(count)
-}
-
-/// How many of the missing replicas may come now. Where memory is low none comes that only rules ask for: each app has
-/// its least first.
-pub(super) fn hold_back(
-    record: &AppRecord,
-    revision: &RevisionRecord,
-    count: u32,
-    missing: u32,
-    world: World<'_>,
-    memory: &mut Memory,
-) -> u32 {
-    let scaled = revision.phase == Phase::Committed && revision.scaled.is_some();
-    let least = record.bounds_of(revision).0.max(1);
-    let may = least.saturating_sub(count);
-    if !scaled || !world.memory_low || missing <= may {
-        return missing;
-    }
-    let details = format!("memory is low: {count} of {} replicas", count.saturating_add(missing));
-    memory.note(&revision.name, trouble(Reason::InsufficientMemory, details));
-    may
 }
 
 /// Its bounds and its rules allow it to have no replica.
@@ -226,8 +203,9 @@ impl Memory {
         self.scaled.get(revision).map_or("", |scaled| scaled.by.as_str())
     }
 
-    /// Why a rule of a revision is not known to ask for anything.
+    /// Why a revision has not as many replicas as its rules ask for, or why one of them is not known to ask for anything.
     pub fn scale_trouble(&self, revision: &RevisionName) -> Option<&Trouble> {
-        self.scaled.get(revision)?.trouble.as_ref()
+        let held = self.held_by_board(revision);
+        held.or_else(|| self.scaled.get(revision)?.trouble.as_ref())
     }
 }

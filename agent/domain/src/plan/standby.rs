@@ -35,9 +35,14 @@ pub(super) fn tier(
         return None;
     }
     // Where memory is low, whoever stands by gives up what it takes of it first.
-    let low = world.memory_low || memory.gave_up(&revision.name);
+    let low = is_scarce(world, memory) || memory.gave_up(&revision.name);
     let asked = asked(record, revision);
     Some(if low { Tier::Prepared } else { asked })
+}
+
+/// Processes wait for memory, or replicas that are asked for do: they come before those that nobody asks for.
+fn is_scarce(world: World<'_>, memory: &Memory) -> bool {
+    world.memory_low || memory.is_short()
 }
 
 /// What its document asks for.
@@ -137,7 +142,7 @@ pub(super) fn keep(
     plan: &mut Plan,
 ) {
     let wanted = tier(record, revision, world, memory);
-    if world.memory_low && wanted.is_some() && Tier::Prepared < asked(record, revision) {
+    if is_scarce(world, memory) && wanted.is_some() && Tier::Prepared < asked(record, revision) {
         memory.give_up(&revision.name);
     }
     // What cannot be woken yet, for want of something that comes back, is not thrown away.
@@ -167,7 +172,7 @@ pub(super) fn keep(
         let fits = fits(spare);
         if kept || !fits {
             plan.actions.push(Action::Stop(spare.view.name.clone(), grace(revision)));
-            plan.told.extend(given_up(record, spare, wanted, world));
+            plan.told.extend(given_up(record, spare, wanted, world, memory));
         }
         kept |= fits;
     }
@@ -199,9 +204,10 @@ fn given_up(
     spare: &Spare<'_>,
     wanted: Option<Tier>,
     world: World<'_>,
+    memory: &Memory,
 ) -> Option<Told> {
     let revision = spare.view.observed?.revision.clone();
-    let goes = world.memory_low && wanted.is_some_and(|wanted| wanted < spare.tier);
+    let goes = is_scarce(world, memory) && wanted.is_some_and(|wanted| wanted < spare.tier);
     let message = format!("{} stood by as {}", spare.view.name, spare.tier.word());
     let reason = Reason::StandbyGivenUp;
     goes.then(|| Told { app: record.name.clone(), revision, reason, message })

@@ -7,6 +7,7 @@ use crate::plan::{Action, Fleet, Memory, Plan, Surveyed, World, orders};
 use crate::reason::Reason;
 use crate::replica::{Survey, Trouble};
 use crate::rollout::diagnosis;
+use crate::scale;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::window;
 
@@ -21,9 +22,6 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// The one that serves is waited for so long after the agent first saw it; one that is broken is not.
 const COMES_UP: Duration = Duration::from_mins(1);
-
-/// What a second copy may need beyond what the first one uses: a tenth, and this.
-const MARGIN: u64 = 16 << 20;
 
 /// Whether its replicas may start beside those that serve.
 pub(super) fn may_start(
@@ -177,7 +175,7 @@ impl Surveyed {
 /// What lacks for so many more copies of what was measured, in words.
 fn shortage(survey: &Survey, copies: u64) -> Option<String> {
     let largest = survey.working_sets.values().max()?;
-    let each = largest + largest / 10 + MARGIN;
+    let each = scale::one_more(*largest);
     let need = each.saturating_mul(copies);
     (survey.available < need).then(|| {
         format!(

@@ -127,6 +127,7 @@ fn revision_status(
     let left = there.saturating_add(leaving(revision, scene));
     let trouble = revision_trouble(record, revision, &replicas, scene);
     let names = split.labels.iter().filter(|(_, name)| **name == revision.name);
+    let standby = scene.fleet.spares(&revision.name).first();
     RevisionStatus {
         name: revision.name.clone(),
         phase: revision.phase,
@@ -135,17 +136,24 @@ fn revision_status(
         labels: names.map(|(label, _)| label.clone()).collect(),
         replicas: there,
         ready_replicas: ready,
-        wanted_replicas: record.wanted_of(revision).count(),
+        wanted_replicas: wanted(record, revision, scene),
         scaled_by: scene.memory.scaled_by(&revision.name).to_owned(),
-        standby: scene.fleet.spares(&revision.name).first().map_or("", |spare| spare.tier.word()),
+        standby: standby.map_or("", |spare| spare.tier.word()),
+        standby_memory_bytes: standby.map_or(0, |spare| scene.memory.held_by(&spare.view.name)),
         provisioning_state: provisioning_state(record, revision, left, scene),
-        running_state: running_state(record, revision, &replicas, ready, left),
+        running_state: running_state(record, revision, &replicas, (ready, left), scene),
         health_state: health_state(views, ready, there),
         reason: trouble.as_ref().map(|trouble| trouble.reason),
         details: trouble.map(|trouble| trouble.details).unwrap_or_default(),
         image: image(revision),
         replica_list: replicas,
     }
+}
+
+/// As many as its rules ask for, whether the board has room for them or not.
+fn wanted(record: &AppRecord, revision: &RevisionRecord, scene: Scene<'_>) -> u32 {
+    let held = scene.memory.wants(&revision.name);
+    held.unwrap_or_else(|| record.wanted_of(revision).count())
 }
 
 /// Replicas of a revision that are being stopped.
@@ -183,8 +191,8 @@ fn running_state(
     record: &AppRecord,
     revision: &RevisionRecord,
     replicas: &[ReplicaStatus],
-    ready: u32,
-    left: u32,
+    (ready, left): (u32, u32),
+    scene: Scene<'_>,
 ) -> RunningState {
     let there = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
     if revision.phase == Phase::RolledBack {
@@ -212,6 +220,7 @@ fn running_state(
         }
         Wanted::Some(_) if ready == 0 => RunningState::Activating,
         Wanted::Some(_) if ready != allowed || there != allowed => RunningState::Processing,
+        Wanted::Some(_) if scene.memory.wants(&revision.name).is_some() => RunningState::Processing,
         Wanted::Some(_) if record.max_replicas(revision) <= allowed => {
             RunningState::RunningAtMaxScale
         }

@@ -11,8 +11,8 @@ use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
 use domain::reason::Reason;
 use domain::replica::{
-    ContainerState, FetchOrder, Listener, ObservedReplica, Place, ReplicaOrder, ResolvedImage,
-    Secret, StoragePlace, Survey, Trouble,
+    ContainerState, FetchOrder, Listener, ObservedReplica, Place, ProcessorTime, ReplicaOrder,
+    ResolvedImage, Secret, StoragePlace, Survey, Trouble,
 };
 use domain::route::{RouteTable, Sleep};
 use domain::scale::{self, Asked, Demand, SamplePlan};
@@ -38,6 +38,10 @@ use crate::tasks::Tasks;
 
 /// An hour of the board's time, which costs the test none.
 const PATIENCE: Duration = Duration::from_hours(1);
+
+/// What a replica uses that runs or is frozen, and one whose processes wait to be started.
+pub(super) const REPLICA_MIB: u64 = 50;
+pub(super) const ARMED_MIB: u64 = 5;
 
 /// A document of one app.
 pub(super) fn document(app: &str, tag: &str, generation: u64) -> String {
@@ -73,7 +77,15 @@ pub(super) struct World {
     pub(super) vain_stops: BTreeMap<ReplicaName, u32>,
     /// The storages of the latest order.
     pub(super) storages: BTreeMap<String, StoragePlace>,
-    pub(super) survey: Survey,
+    /// What the board has for replicas, in MiB; 0 where it does not tell.
+    pub(super) memory_mib: u64,
+    /// How busy its processors are, in per cent, from the last measurement on.
+    pub(super) busy: u64,
+    processors: ProcessorTime,
+    /// The first measurement.
+    up_since: Option<Instant>,
+    /// How often it was measured.
+    pub(super) surveys: u32,
     /// Requests are open, to whichever replica.
     pub(super) open: bool,
     /// When each replica was told to stop.
@@ -92,6 +104,32 @@ impl World {
         self.namespaces.clear();
         self.environments.clear();
         self.lose_all();
+    }
+
+    /// Measures the board, where all replicas take as much.
+    fn measure(&mut self, wanted: Vec<ReplicaName>) -> Survey {
+        self.surveys += 1;
+        let up = self.up_since.get_or_insert_with(Instant::now).elapsed();
+        let all = u64::try_from(up.as_millis()).unwrap() + 1;
+        let passed = all.saturating_sub(self.processors.all);
+        self.processors.busy += passed * self.busy / 100;
+        self.processors.all = all;
+        if self.memory_mib == 0 {
+            return Survey { processors: self.processors, ..Survey::default() };
+        }
+        let takes = |state: &ContainerState| match state {
+            ContainerState::Running { .. } | ContainerState::Frozen { .. } => REPLICA_MIB,
+            ContainerState::Armed => ARMED_MIB,
+            ContainerState::Created | ContainerState::Exited { .. } => 0,
+        };
+        let taken = self.replicas.values().flat_map(|one| one.containers.values()).map(takes);
+        Survey {
+            available: self.memory_mib.saturating_sub(taken.sum()) << 20,
+            total: self.memory_mib << 20,
+            working_sets: wanted.into_iter().map(|name| (name, REPLICA_MIB << 20)).collect(),
+            locked_by: None,
+            processors: self.processors,
+        }
     }
 
     /// Every container's process is gone without a trace.
@@ -259,9 +297,19 @@ impl Runtime for Shared {
         Ok(())
     }
 
-    async fn survey(&self, _: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
+    async fn survey(&self, replicas: Vec<ReplicaName>) -> Result<Survey, RuntimeError> {
         self.reach().await?;
-        Ok(self.lock().survey.clone())
+        Ok(self.lock().measure(replicas))
+    }
+
+    fn held(
+        &self,
+        observed: &BTreeMap<ReplicaName, ObservedReplica>,
+    ) -> BTreeMap<ReplicaName, u64> {
+        let idle = observed
+            .iter()
+            .filter(|(_, seen)| seen.containers.values().any(ContainerState::stands_by));
+        idle.map(|(name, _)| (name.clone(), ARMED_MIB << 20)).collect()
     }
 
     async fn listening(&self, _: &ReplicaName) -> Result<Vec<Listener>, RuntimeError> {

@@ -365,6 +365,7 @@ impl Run {
             total: 8 << 30,
             working_sets: there.clone().map(|name| (name.clone(), 50 << 20)).collect(),
             locked_by: there.take(1).find(|_| self.now < self.troubles.locks).cloned(),
+            ..Survey::default()
         };
         let failed = self.fails().then(|| trouble(Reason::ContainerdUnavailable));
         self.agent.memory.surveyed(app, failed.map_or(Ok(survey), Err), now);
