@@ -10,7 +10,7 @@ use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::{ContainerState, Trouble};
 use crate::route::Transport;
-use crate::scale::{self, Decision, Scaler, Sight, Terms, Unreadable};
+use crate::scale::{self, Crons, Decision, Scaler, Sight, Terms, Unreadable};
 use crate::secrets;
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
@@ -29,12 +29,22 @@ pub(super) struct Scaled {
     gave_up: bool,
     /// When to decide again.
     again: Option<Moment>,
+    /// The schedules of its rules, once they were read.
+    crons: Option<Crons>,
 }
 
 impl Scaled {
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
-        Self { scaler, by: String::new(), trouble: None, wakes: false, gave_up: false, again: None }
+        Self {
+            scaler,
+            by: String::new(),
+            trouble: None,
+            wakes: false,
+            gave_up: false,
+            again: None,
+            crons: None,
+        }
     }
 }
 
@@ -83,6 +93,7 @@ fn one(
         zones: world.zones,
         asked: world.demand.get(&revision.name).copied().unwrap_or_default(),
         readings: world.readings,
+        crons: scaled.crons.get_or_insert_with(|| scale::crons(&revision.template)),
         awake,
     };
     let document = record.document_of(revision);
