@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, grace, is_stopping,
-    orders, scaling,
+    Action, Doing, Fleet, Memory, Plan, ReplicaView, Spare, Tier, World, count_of, grace,
+    is_stopping, orders, scaling,
 };
 use crate::document::Standby;
 use crate::reason::Reason;
@@ -59,9 +59,15 @@ pub(super) fn wake(
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> u32 {
-    // What is being made is the first to come.
-    let preparing = world.doing.values().filter(|doing| prepares(doing, revision)).count();
-    let mut missing = missing.saturating_sub(u32::try_from(preparing).unwrap_or(u32::MAX));
+    // What is being made, or is about to be frozen, is the first to come.
+    let comes = |doing: &Doing| match doing {
+        Doing::Preparing(_) => prepares(doing, revision),
+        // What has something open may take its whole grace to end.
+        Doing::Freezing => world.demand.get(&revision.name).is_none_or(|asked| asked.open == 0),
+        Doing::Starting(_) | Doing::Restarting(_) | Doing::Stopping => false,
+    };
+    let coming = count_of(of_revision(revision, world).filter(|doing| comes(doing)));
+    let mut missing = missing.saturating_sub(coming);
     let held = memory.start_retry_at(&revision.name).is_some_and(|at| world.now < at);
     for spare in fleet.spares(&revision.name).iter().filter(|spare| !spare.view.outdated) {
         if missing == 0 || held || is_stopping(&spare.view.name, world, plan) {
@@ -90,6 +96,14 @@ pub(super) fn wake(
         }
     }
     missing
+}
+
+/// What is being done for a revision.
+fn of_revision<'w>(revision: &RevisionRecord, world: World<'w>) -> impl Iterator<Item = &'w Doing> {
+    world.doing.iter().filter_map(|(name, doing)| {
+        let seen = world.observed.get(name).is_some_and(|seen| seen.revision == revision.name);
+        (seen || prepares(doing, revision)).then_some(doing)
+    })
 }
 
 fn prepares(doing: &Doing, revision: &RevisionRecord) -> bool {
@@ -208,11 +222,5 @@ fn leaves(record: &AppRecord, world: World<'_>) -> bool {
 
 /// Something is being made to stand by for a revision.
 fn is_under_way(revision: &RevisionRecord, world: World<'_>) -> bool {
-    world.doing.iter().any(|(name, doing)| match doing {
-        Doing::Preparing(_) => prepares(doing, revision),
-        Doing::Freezing => {
-            world.observed.get(name).is_some_and(|seen| seen.revision == revision.name)
-        }
-        Doing::Starting(_) | Doing::Restarting(_) | Doing::Stopping => false,
-    })
+    of_revision(revision, world).any(|doing| matches!(doing, Doing::Preparing(_) | Doing::Freezing))
 }
