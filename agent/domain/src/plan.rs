@@ -32,7 +32,7 @@ use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder, Trouble};
 use crate::rollout::{self, Step, Told};
 use crate::scale::{Demand, Readings};
-use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State};
+use crate::state::{AppRecord, EnvironmentRecord, RevisionRecord, State, Wanted};
 use crate::window::Zones;
 
 pub use self::figures::Surveyed;
@@ -278,7 +278,9 @@ fn order_revision(
     plan: &mut Plan,
 ) {
     let fetch = revision.images.is_empty() || revision.refetch;
-    if fetch && 0 < record.wanted_of(revision).count() {
+    // What is at zero is fetched too: whoever wakes it is not to wait for a registry.
+    let wanted = record.wanted_of(revision);
+    if fetch && (0 < wanted.count() || wanted == Wanted::Asleep) {
         order_fetch(record, revision, world, memory, plan);
     }
     let allowed = rollout::allowed(record, revision);

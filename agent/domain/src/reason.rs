@@ -65,6 +65,7 @@ reasons! {
     ReadOnly: "The server sets this value; it is ignored.", "Remove it, or leave it: it does no harm.";
     NotYetSupported: "Skerry accepts this and does not act on it yet.", "Nothing to do: it takes effect with a later release.";
     NoMeaningHere: "This has a meaning in Azure only.", "Nothing to do.";
+    NothingWakes: "Once the app is at zero nothing brings it back: it has neither ingress nor a rule that could.", "Set scale.minReplicas to 1, or add ingress or a scale rule.";
     PlainMqtt: "The broker is reached without TLS beyond loopback.", "Use an mqtts:// URL.";
     // Waiting, or failing, on the way to running.
     StorageFull: "The disk is too full to store this safely.", "Free space on the file system of state.dir.";

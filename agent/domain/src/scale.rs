@@ -28,7 +28,9 @@ use crate::replica::Trouble;
 pub use self::exposition::{answer, sum};
 pub use self::fit::{Claim, Lack, Processors, Room, Share, is_more, one_more, share};
 pub use self::location::Location;
-pub use self::rules::{Asks, Cron, Sight, asks, is_known, needs_a_replica, zones};
+pub use self::rules::{
+    Asks, Cron, Crons, Sight, asks, crons, has_source, is_known, needs_a_replica, zones,
+};
 pub use self::scaler::{Decision, Metric, STABILISATION, Scaler, Terms};
 pub use self::source::{
     ApiKey, Credentials, ExternalScaler, HttpUrl, KeyPlace, MetricsApi, MqttMode, MqttSource,

@@ -12,6 +12,7 @@ use super::support::Place;
 use super::template;
 use crate::model::{AppName, EnvironmentName};
 use crate::reason::Reason;
+use crate::scale;
 
 pub(super) const APP: &str = "Microsoft.App/containerApps";
 pub(super) const JOB: &str = "Microsoft.App/jobs";
@@ -46,14 +47,9 @@ pub(super) fn read(mut top: Fields<'_>) -> Document {
                 configuration.unwrap_or_else(|| parts.none("configuration", Place::Configuration)),
             );
             let template = parts.template(&skerry, kind);
-            Document::App(Box::new(AppDocument {
-                name,
-                environment,
-                tags,
-                configuration,
-                template,
-                skerry,
-            }))
+            let app = AppDocument { name, environment, tags, configuration, template, skerry };
+            parts.warn_where_nothing_wakes(&app);
+            Document::App(Box::new(app))
         }
         Kind::Job => {
             let given = configuration.is_some() || !skerry.absent;
@@ -155,6 +151,25 @@ impl<'a> Parts<'a> {
                 Template::default()
             }
         }
+    }
+
+    /// ACA's default for `minReplicas` is 0, which is the end of an app that nobody asks for anything (features 7).
+    fn warn_where_nothing_wakes(&mut self, app: &AppDocument) {
+        let wakes = app.configuration.ingress.is_some() || scale::has_source(&app.template);
+        if wakes || 0 < app.template.scale.min_replicas || app.skerry.absent {
+            return;
+        }
+        let Self { top, properties } = self;
+        let holder = match properties {
+            Some(properties) if !top.has("template") => properties,
+            Some(_) | None => top,
+        };
+        let Some(node) = holder.take("template") else { return };
+        let path = format!("{}.scale.minReplicas", holder.at("template"));
+        let message = "at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that \
+                       could wake it; 1 keeps it running";
+        let at = node.position_of(&["scale", "minReplicas"]);
+        holder.found.warning(path, at, Reason::NothingWakes, message);
     }
 
     fn kind(&mut self, configuration: Option<&Fields<'_>>) -> Kind {

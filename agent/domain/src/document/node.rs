@@ -66,6 +66,18 @@ impl Node {
         })
     }
 
+    /// Where the value at the end of these keys stands, or the last on the way there that is given.
+    pub(super) fn position_of(&self, keys: &[&str]) -> Position {
+        let inner = match (&self.value, keys) {
+            (Value::Map(entries), [key, rest @ ..]) => {
+                let entry = entries.iter().find(|(name, _)| name == key);
+                entry.and_then(|(_, node)| node.position_of(rest))
+            }
+            (_, _) => None,
+        };
+        inner.or(self.at)
+    }
+
     /// What it is, for messages.
     pub(super) fn shape(&self) -> &'static str {
         match self.value {

@@ -11,7 +11,7 @@ use crate::document::RevisionsMode;
 use crate::model::{AppName, Moment, RevisionName};
 use crate::reason::Reason;
 use crate::replica::{ContainerState, Trouble};
-use crate::scale::{self, Decision, Scaler, Sight, Terms};
+use crate::scale::{self, Crons, Decision, Scaler, Sight, Terms};
 use crate::state::{AppRecord, RevisionRecord};
 use crate::status::Phase;
 
@@ -33,14 +33,24 @@ pub(super) struct Scaled {
     again: Option<Moment>,
     /// It has fewer replicas than that, for want of room.
     pub(super) held: Option<Held>,
+    /// The schedules of its rules, once they were read.
+    crons: Option<Crons>,
 }
 
 impl Scaled {
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
-        let by = String::new();
-        let (wakes, gave_up) = (false, false);
-        Self { scaler, by, trouble: None, rules: None, wakes, gave_up, again: None, held: None }
+        Self {
+            scaler,
+            by: String::new(),
+            trouble: None,
+            rules: None,
+            wakes: false,
+            gave_up: false,
+            again: None,
+            held: None,
+            crons: None,
+        }
     }
 }
 
@@ -90,6 +100,7 @@ fn one(
         zones: world.zones,
         asked: world.demand.get(&revision.name).copied().unwrap_or_default(),
         readings: world.readings,
+        crons: scaled.crons.get_or_insert_with(|| scale::crons(&revision.template)),
         awake,
     };
     let document = record.document_of(revision);

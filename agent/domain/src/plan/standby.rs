@@ -106,6 +106,14 @@ pub(super) fn wake(
     missing
 }
 
+/// What is being done for a revision.
+fn of_revision<'w>(revision: &RevisionRecord, world: World<'w>) -> impl Iterator<Item = &'w Doing> {
+    world.doing.iter().filter_map(|(name, doing)| {
+        let seen = world.observed.get(name).is_some_and(|seen| seen.revision == revision.name);
+        (seen || prepares(doing, revision)).then_some(doing)
+    })
+}
+
 fn prepares(doing: &Doing, revision: &RevisionRecord) -> bool {
     matches!(doing, Doing::Preparing(order) if order.revision == revision.name)
 }
@@ -223,11 +231,5 @@ fn leaves(record: &AppRecord, world: World<'_>) -> bool {
 
 /// Something is being made to stand by for a revision.
 fn is_under_way(revision: &RevisionRecord, world: World<'_>) -> bool {
-    world.doing.iter().any(|(name, doing)| match doing {
-        Doing::Preparing(_) => prepares(doing, revision),
-        Doing::Freezing => {
-            world.observed.get(name).is_some_and(|seen| seen.revision == revision.name)
-        }
-        Doing::Starting(_) | Doing::Restarting(_) | Doing::Stopping => false,
-    })
+    of_revision(revision, world).any(|doing| matches!(doing, Doing::Preparing(_) | Doing::Freezing))
 }

@@ -3,3 +3,4 @@
 mod restarts;
 mod simulation;
 mod standby;
+mod wakes;

@@ -1,5 +1,7 @@
 //! Rules: what each of a revision's scale rules asks for at a moment.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::scaler::Metric;
@@ -36,6 +38,8 @@ pub struct Sight<'a> {
     pub asked: Asked,
     /// What was sampled.
     pub readings: &'a Readings,
+    /// Its schedules.
+    pub crons: &'a Crons,
     /// It has replicas: what was asked of them counts.
     pub awake: bool,
 }
@@ -97,6 +101,16 @@ pub fn asks<'a>(
     all
 }
 
+/// Whether a rule that looks at something else than requests brings an app back from zero, or keeps it from there.
+pub fn has_source(template: &Template) -> bool {
+    template.scale.rules.iter().any(|rule| match &rule.trigger {
+        ScaleTrigger::Custom { kind, .. } => is_known(kind) && !kind.eq_ignore_ascii_case("http"),
+        ScaleTrigger::Http { .. } | ScaleTrigger::Tcp { .. } | ScaleTrigger::AzureQueue { .. } => {
+            false
+        }
+    })
+}
+
 /// An app with such rules has no way to zero (features 7): what it uses is not seen when it does not run.
 pub fn needs_a_replica(template: &Template) -> bool {
     template.scale.rules.iter().any(|rule| match &rule.trigger {
@@ -137,9 +151,10 @@ fn one<'a>(
             Ok((requests(&rule.name, target, sight), None))
         }
         ScaleTrigger::Custom { kind, metadata } if kind.eq_ignore_ascii_case("cron") => {
-            let cron = Cron::read(metadata)
-                .map_err(|details| trouble(Reason::InvalidValue, &rule.name, &details))?;
-            cron.metric(rule, sight)
+            let known = sight.crons.get(&rule.name).cloned();
+            let cron = known.unwrap_or_else(|| Cron::read(metadata).map(Arc::new));
+            cron.map_err(|details| trouble(Reason::InvalidValue, &rule.name, &details))?
+                .metric(rule, sight)
         }
         ScaleTrigger::Custom { kind, .. } if is_known(kind) => {
             Ok((sampled(revision, rule, sight)?, None))
@@ -156,17 +171,18 @@ fn trouble(reason: Reason, rule: &str, details: &str) -> Trouble {
 }
 
 /// The value of the first of these keys, where it is a number above zero.
-fn number(metadata: &std::collections::BTreeMap<String, String>, keys: &[&str]) -> Option<f64> {
+fn number(metadata: &BTreeMap<String, String>, keys: &[&str]) -> Option<f64> {
     let value = keys.iter().find_map(|key| value(metadata, key))?;
     value.trim().parse::<f64>().ok().filter(|number| number.is_finite() && 0.0 < *number)
 }
 
-fn value<'a>(
-    metadata: &'a std::collections::BTreeMap<String, String>,
-    key: &str,
-) -> Option<&'a str> {
+fn value<'a>(metadata: &'a BTreeMap<String, String>, key: &str) -> Option<&'a str> {
     let found = metadata.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
     found.map(|(_, value)| value.as_str())
+}
+
+fn zone(metadata: &BTreeMap<String, String>) -> &str {
+    value(metadata, "timezone").unwrap_or("UTC")
 }
 
 /// Requests in a second, over the window.
@@ -226,6 +242,24 @@ fn sampled<'a>(
     }
 }
 
+/// The schedules of a template, or what is wrong with them, by rule. Reading one takes longer than all the rest of a
+/// decision, so that is done once.
+pub type Crons = BTreeMap<String, Result<Arc<Cron>, String>>;
+
+/// Reads the schedules of a template.
+pub fn crons(template: &Template) -> Crons {
+    let read = |rule: &ScaleRule| match &rule.trigger {
+        ScaleTrigger::Custom { kind, metadata } if kind.eq_ignore_ascii_case("cron") => {
+            Some((rule.name.clone(), Cron::read(metadata).map(Arc::new)))
+        }
+        ScaleTrigger::Custom { .. }
+        | ScaleTrigger::Http { .. }
+        | ScaleTrigger::Tcp { .. }
+        | ScaleTrigger::AzureQueue { .. } => None,
+    };
+    template.scale.rules.iter().filter_map(read).collect()
+}
+
 /// A `cron` rule: so many replicas from each start to the next end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cron {
@@ -237,7 +271,7 @@ pub struct Cron {
 
 impl Cron {
     /// Reads `start`, `end`, `timezone` and `desiredReplicas`; says what is wrong with them.
-    pub fn read(metadata: &std::collections::BTreeMap<String, String>) -> Result<Self, String> {
+    pub fn read(metadata: &BTreeMap<String, String>) -> Result<Self, String> {
         let schedule = |key: &str| -> Result<Schedule, String> {
             let text = value(metadata, key).ok_or_else(|| format!("{key} is required"))?;
             let read = Schedule::read(text);
@@ -248,7 +282,7 @@ impl Cron {
         Ok(Self {
             start: schedule("start")?,
             end: schedule("end")?,
-            zone: value(metadata, "timezone").unwrap_or("UTC").to_owned(),
+            zone: zone(metadata).to_owned(),
             replicas: replicas.map_err(|_| "desiredReplicas is no whole number")?,
         })
     }
@@ -284,7 +318,7 @@ impl Cron {
 pub fn zones(template: &Template) -> impl Iterator<Item = String> {
     template.scale.rules.iter().filter_map(|rule| match &rule.trigger {
         ScaleTrigger::Custom { kind, metadata } if kind.eq_ignore_ascii_case("cron") => {
-            Cron::read(metadata).ok().map(|cron| cron.zone)
+            Some(zone(metadata).to_owned())
         }
         ScaleTrigger::Custom { .. }
         | ScaleTrigger::Http { .. }

@@ -88,6 +88,7 @@ template: {containers: [{name: main, image: a}], scale: {minReplicas: 1.0}}
 fn null_is_not_given() {
     let text = SMALL
         .replace("{targetPort: 80}", "null")
+        .replace("  template:\n", "  template:\n    scale: {minReplicas: 1, rules: ~}\n")
         .replace("hello:1", "hello:1, env: null, probes: ~");
     assert_eq!(app(&text).configuration.ingress, None);
     assert_eq!(warnings(&text), "");

@@ -19,6 +19,30 @@ fn the_small_document_is_accepted_without_a_word() {
 }
 
 #[test]
+fn an_app_that_nothing_brings_back_from_zero_is_warned_of() {
+    let without = SMALL.replace("    ingress:", "    maxInactiveRevisions: 1\n    # ");
+    let with = |scale: &str| {
+        without.replace("  template:\n", &format!("  template:\n    scale: {scale}\n"))
+    };
+    expect![[r#"
+        8:5 properties.template.scale.minReplicas NothingWakes: at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running
+    "#]].assert_eq(&warnings(&without));
+    expect![[r#"
+        8:42 properties.template.scale.minReplicas NothingWakes: at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running
+    "#]].assert_eq(&warnings(&with("{maxReplicas: 2, minReplicas: 0}")));
+    let http = "{rules: [{name: a, http: {metadata: {concurrentRequests: '5'}}}]}";
+    expect![[r#"
+        8:12 properties.template.scale.minReplicas NothingWakes: at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running
+    "#]].assert_eq(&warnings(&with(http)));
+    let cron = "{rules: [{name: a, custom: {type: cron, metadata: {start: 0 6 * * *, end: 0 7 * * *, \
+                timezone: UTC, desiredReplicas: '1'}}}]}";
+    for well in ["{minReplicas: 1}", cron] {
+        assert_eq!(warnings(&with(well)), "", "{well}");
+    }
+    assert_eq!(warnings(&format!("{without}skerry: {{absent: true}}\n")), "");
+}
+
+#[test]
 fn what_is_not_known_or_not_acted_on_is_said() {
     warned(
         "targetPort: 80",

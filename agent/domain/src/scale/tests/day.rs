@@ -49,6 +49,7 @@ fn day(min: u32, max: u32) -> (Vec<(u64, u32)>, usize) {
             zones: &Zones::default(),
             asked: Asked { begun: before.unwrap_or(0), open: 0, waiting: u64::from(waits) },
             readings: &Readings::new(),
+            crons: &Crons::new(),
             awake: 0 < count,
         };
         let metrics = asks(&revision, &template, Some(Transport::Auto), sight).metrics;

@@ -41,6 +41,7 @@ fn ask<'a>(
         zones: &Zones::default(),
         asked,
         readings,
+        crons: &Crons::new(),
         awake: true,
     };
     asks(&"a--1".parse().unwrap(), template, ingress, sight)

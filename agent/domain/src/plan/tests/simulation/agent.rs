@@ -6,18 +6,19 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::board::Time;
+use super::crowd::Crowd;
 use super::run::{Checked, Event, Run, Sighting, broken};
 use super::script::Point;
 use super::tally;
 use crate::allowances::Allowances;
 use crate::model::{AppName, EnvironmentName, ReplicaName, RevisionName, WallTime};
-use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan};
+use crate::plan::{Doing, Fleet, Memory, Plan, Settings, World, plan, scale};
 use crate::ports::Holders;
 use crate::probe::{Health, ProbePlan};
 use crate::reason::Reason;
 use crate::replica::{ObservedReplica, Trouble};
 use crate::route::RouteTable;
-use crate::scale::{Demand, Readings};
+use crate::scale::Readings;
 use crate::state::State;
 use crate::view::{self, Scene};
 use crate::window::Zones;
@@ -42,8 +43,10 @@ pub(super) struct Agent {
     pub(super) state: State,
     pub(super) settings: Settings,
     zones: Zones,
-    demand: Demand,
-    readings: Readings,
+    pub(super) readings: Readings,
+    pub(super) crowd: Crowd,
+    /// Apps that a person sent to zero.
+    pub(super) dismissed: BTreeSet<AppName>,
     pub(super) memory: Memory,
     pub(super) doing: BTreeMap<ReplicaName, Doing>,
     /// Starts that were told that nobody waits for them any more.
@@ -98,8 +101,9 @@ impl Agent {
                 },
             },
             zones: Zones::default(),
-            demand: Demand::new(),
             readings: Readings::new(),
+            crowd: Crowd::default(),
+            dismissed: BTreeSet::new(),
             memory: Memory::new(ticket),
             doing: BTreeMap::new(),
             given_up: BTreeSet::new(),
@@ -127,6 +131,9 @@ impl Agent {
         self.sight = Sight::default();
         self.nets = Nets::default();
         self.served.clear();
+        self.readings.clear();
+        self.crowd = Crowd::default();
+        self.dismissed.clear();
         self.wake = None;
     }
 
@@ -145,7 +152,7 @@ impl Run {
             zones: &agent.zones,
             observed: &agent.sight.replicas,
             namespaces: &agent.sight.namespaces,
-            demand: &agent.demand,
+            demand: &agent.crowd.demand,
             readings: &agent.readings,
             environments: &agent.state.environments,
             health: &agent.health,
@@ -161,13 +168,31 @@ impl Run {
     }
 
     /// What would be planned at a time, and nobody is told.
-    pub(super) fn plan_at(&self, now: Time) -> Plan {
-        plan(&self.agent.state, self.world_at(now), &mut self.agent.memory.clone())
+    pub(super) fn plan_at(&mut self, now: Time) -> Plan {
+        let known = self.agent.memory.clone();
+        let counts: Vec<Option<u32>> = self.scaled().map(|count| *count).collect();
+        let planned = self.plan_for(now);
+        self.agent.memory = known;
+        self.scaled().zip(counts).for_each(|(count, before)| *count = before);
+        planned
+    }
+
+    /// What the rules of each revision came to.
+    fn scaled(&mut self) -> impl Iterator<Item = &mut Option<u32>> {
+        let revisions = self.agent.state.apps.values_mut().flat_map(|app| &mut app.revisions);
+        revisions.map(|revision| &mut revision.scaled)
     }
 
     fn plan(&mut self) -> Plan {
+        self.plan_for(self.now)
+    }
+
+    fn plan_for(&mut self, now: Time) -> Plan {
         let mut memory = std::mem::take(&mut self.agent.memory);
-        let planned = plan(&self.agent.state, self.world_at(self.now), &mut memory);
+        let mut apps = std::mem::take(&mut self.agent.state.apps);
+        scale(&mut apps, self.world_at(now), &mut memory);
+        self.agent.state.apps = apps;
+        let planned = plan(&self.agent.state, self.world_at(now), &mut memory);
         self.agent.memory = memory;
         planned
     }
@@ -214,6 +239,7 @@ impl Run {
         }
         let Some(mut plan) = self.take_steps()? else { return Ok(()) };
         self.check_reasons()?;
+        self.check_scales()?;
         self.settle(&plan);
         self.check_actions(&plan.actions)?;
         let actions = std::mem::take(&mut plan.actions);
@@ -289,7 +315,12 @@ impl Run {
         self.check_routes(&fleet, &routes)?;
         let served = self.check_service(&routes)?;
         let probed = view::probes(&self.agent.state, &fleet);
+        self.check_sleepers(&routes, &probed)?;
+        let samples = view::samples(self.scene(&fleet, &BTreeMap::new(), &Holders::default()));
         drop(fleet);
+        self.sample(samples);
+        self.call_in(routes);
+        self.check_waiting()?;
         self.agent.served = served;
         self.agent.health.retain(|name, _| probed.contains_key(name));
         for (name, target) in &probed {

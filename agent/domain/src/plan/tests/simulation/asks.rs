@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use crate::document::{AppDocument, Device, Document, RevisionsMode, UpdateStrategy, UpdateWindow};
+use super::elastic::Elastic;
+use crate::document::{
+    AppDocument, Device, Document, RevisionsMode, Standby, UpdateStrategy, UpdateWindow,
+};
 use crate::intake;
 use crate::model::{AppName, EnvironmentName};
 
@@ -69,6 +72,10 @@ pub(super) struct Ask {
     /// Another one is another template.
     pub(super) build: u8,
     pub(super) replicas: u32,
+    /// It scales by rules, in place of that number.
+    pub(super) elastic: Option<Elastic>,
+    /// Part of the configuration.
+    pub(super) standby: Standby,
     pub(super) sidecar: bool,
     pub(super) grace: Option<u32>,
     pub(super) device: Option<u8>,
@@ -129,6 +136,9 @@ impl Ask {
             template.containers.truncate(1);
         }
         template.scale.min_replicas = self.replicas;
+        if let Some(elastic) = &self.elastic {
+            template.scale = elastic.scale();
+        }
         template.termination_grace_period_secs = self.grace;
         let devices = self.device.map(|number| Device {
             host_path: device(number),
@@ -139,6 +149,7 @@ impl Ask {
         let block = &mut document.skerry;
         block.extras = template.extras.clone();
         block.absent = self.absent;
+        block.standby = self.standby;
         block.force = self.force;
         block.ready_deadline_secs = self.deadline;
         block.probation_secs = self.probation;

@@ -146,6 +146,21 @@ impl Real {
         }
     }
 
+    /// There is a process of it, be it paused or not started yet.
+    pub(super) fn is_there(&self) -> bool {
+        self.seen.containers.values().any(|state| match state {
+            ContainerState::Running { .. }
+            | ContainerState::Armed
+            | ContainerState::Frozen { .. } => true,
+            ContainerState::Created | ContainerState::Exited { .. } => false,
+        })
+    }
+
+    /// It stands by.
+    pub(super) fn stands_by(&self) -> bool {
+        self.seen.containers.values().any(ContainerState::stands_by)
+    }
+
     /// One of its processes runs.
     pub(super) fn lives(&self) -> bool {
         self.seen.containers.values().any(|state| matches!(state, ContainerState::Running { .. }))

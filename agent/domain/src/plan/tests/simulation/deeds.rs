@@ -9,13 +9,12 @@ use super::board::{Real, Time};
 use super::run::{Checked, Event, Outcome, Run};
 use super::script::Point;
 use super::tally;
-use crate::model::{AppName, Digest, ReplicaName};
+use crate::model::{AppName, ReplicaName};
 use crate::plan::{Action, Doing};
 use crate::reason::Reason;
-use crate::replica::{ContainerState, FetchOrder, ReplicaOrder, ResolvedImage, Survey, Trouble};
-use crate::rollout;
+use crate::replica::{ContainerState, ReplicaOrder, Trouble};
 
-fn trouble(reason: Reason) -> Trouble {
+pub(super) fn trouble(reason: Reason) -> Trouble {
     Trouble { reason, details: "so it was thrown".to_owned() }
 }
 
@@ -23,13 +22,21 @@ impl Run {
     /// Takes note of what is about to be done.
     pub(super) fn order(&mut self, action: &Action) {
         self.note(|| format!("  {}", short(action)));
+        if let Some(app) = self.app_of(action) {
+            self.acted.insert(app, self.now);
+        }
         let doing = &mut self.agent.doing;
         match action {
             Action::Fetch(order) => drop(self.agent.fetching.insert(order.revision.clone())),
             Action::Survey(app, _) => drop(self.agent.surveying.insert(app.clone())),
-            // Nobody scales here, so nothing goes to zero and stands by.
-            Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => (),
-            Action::Start(order) => {
+            Action::Prepare(order, _) => {
+                doing.insert(order.replica.clone(), Doing::Preparing(Arc::clone(order)));
+            }
+            Action::Freeze(replica, _) => {
+                doing.insert(replica.clone(), Doing::Freezing);
+                self.spring(replica);
+            }
+            Action::Start(order) | Action::Wake(order, _) => {
                 doing.insert(order.replica.clone(), Doing::Starting(Arc::clone(order)));
             }
             Action::Restart(order, ..) => {
@@ -37,7 +44,8 @@ impl Run {
             }
             Action::Stop(replica, _) => {
                 let before = doing.insert(replica.clone(), Doing::Stopping);
-                let Some(Doing::Starting(order)) = before else { return };
+                self.spring(replica);
+                let Some(Doing::Starting(order) | Doing::Preparing(order)) = before else { return };
                 // It is given up: who starts it ends it, unless it is too late for that.
                 self.agent.given_up.insert(replica.clone());
                 let made = Real::made_by(&order).seen;
@@ -51,17 +59,33 @@ impl Run {
         }
     }
 
+    /// The app that something is done for.
+    fn app_of(&self, action: &Action) -> Option<AppName> {
+        match action {
+            Action::Start(order)
+            | Action::Prepare(order, _)
+            | Action::Wake(order, _)
+            | Action::Restart(order, ..) => Some(order.app.clone()),
+            Action::Freeze(name, _) | Action::Stop(name, _) => {
+                self.agent.sight.replicas.get(name).map(|seen| seen.app.clone())
+            }
+            Action::Survey(app, _) => Some(app.clone()),
+            Action::Fetch(_) => None,
+        }
+    }
+
     pub(super) fn begin(&mut self, action: Action) {
         match action {
             Action::Fetch(order) => {
                 let after = self.dice.span(5, 30_000);
                 self.soon(after, Event::Fetched(order));
             }
-            Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => (),
+            Action::Prepare(order, tier) => self.begin_prepare(order, tier),
+            Action::Wake(order, tier) => self.begin_wake(order, tier),
+            Action::Freeze(replica, patience) => self.begin_freeze(replica, millis(patience)),
             Action::Start(order) => self.begin_start(order),
             Action::Restart(order, container, grace) => {
-                let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
-                let after = 1 + self.dice.span(0, 300).min(grace);
+                let after = 1 + self.dice.span(0, 300).min(millis(grace));
                 self.soon(after, Event::Halves(order, container));
             }
             Action::Stop(replica, grace) => self.begin_stop(replica, grace),
@@ -104,12 +128,15 @@ impl Run {
         if self.agent.given_up.contains(&replica) {
             return;
         }
-        let grace = Time::try_from(grace.as_millis()).unwrap_or(0);
+        let grace = millis(grace);
         let ends = match observed {
-            Some(real) if real.lives() && self.dice.once_in(6) => grace,
-            Some(real) if real.lives() => self.dice.span(1, 2_000).min(grace),
+            Some(real) if real.is_there() && self.dice.once_in(6) => grace,
+            Some(real) if real.is_there() => self.dice.span(1, 2_000).min(grace),
             Some(_) | None => 1,
         };
+        // What is open there ends first.
+        let drained = self.agent.crowd.drained_at(&replica).saturating_sub(self.now);
+        let ends = ends + drained.min(grace);
         if self.fails() {
             if self.dice.once_in(2) {
                 self.at(self.now + ends, Event::Ends(replica.clone()));
@@ -124,14 +151,15 @@ impl Run {
 
     /// A start that was not given up goes on.
     pub(super) fn makes(&mut self, order: &Arc<ReplicaOrder>) {
-        if self.still_starts(&order.replica) {
+        let prepares = matches!(self.agent.doing.get(&order.replica), Some(Doing::Preparing(_)));
+        if prepares || self.still_starts(&order.replica) {
             self.board.replicas.insert(order.replica.clone(), Real::made_by(order));
             self.board.namespaces.insert(order.replica.clone());
             self.falls_at(Point::Made);
         }
     }
 
-    fn still_starts(&self, replica: &ReplicaName) -> bool {
+    pub(super) fn still_starts(&self, replica: &ReplicaName) -> bool {
         matches!(self.agent.doing.get(replica), Some(Doing::Starting(_)))
     }
 
@@ -140,8 +168,12 @@ impl Run {
         if !self.still_starts(name) {
             return Ok(());
         }
-        if !self.board.replicas.contains_key(name) {
-            // Somebody took its records away meanwhile.
+        let waits = |state: &ContainerState| {
+            matches!(state, ContainerState::Created | ContainerState::Armed)
+        };
+        let known = self.board.replicas.get(name);
+        if !known.is_some_and(|real| real.seen.containers.values().all(waits)) {
+            // Somebody took its records away meanwhile, or ended what waited to be started.
             self.soon(1, Event::StartFails(Arc::clone(order)));
             return Ok(());
         }
@@ -188,12 +220,7 @@ impl Run {
             Some(Doing::Starting(order)) => Arc::clone(order),
             Some(Doing::Stopping) => {
                 tally::add(&mut self.tally, "late start");
-                // It was given up in the moment in which it ended: the next plan finds it.
-                self.agent.given_up.remove(name);
-                self.agent.doing.remove(name);
-                self.end(name);
-                self.agent.sight.ended.remove(name);
-                return self.look();
+                return self.started_too_late(name);
             }
             Some(Doing::Restarting(_) | Doing::Preparing(_) | Doing::Freezing) | None => return,
         };
@@ -206,16 +233,32 @@ impl Run {
                 for state in seen.containers.values_mut() {
                     *state = ContainerState::Running { since };
                 }
-                self.agent.sight.replicas.insert(name.clone(), seen);
+                let before = self.agent.sight.replicas.insert(name.clone(), seen);
+                let frozen =
+                    |state: &ContainerState| matches!(state, ContainerState::Frozen { .. });
+                if before.is_some_and(|seen| seen.containers.values().any(frozen)) {
+                    self.agent.memory.thawed(name);
+                }
                 self.agent.sight.namespaces.insert(name.clone());
                 self.agent.memory.started(&order.revision);
             }
             Outcome::Failed => {
+                self.agent.sight.replicas.remove(name);
+                self.agent.sight.namespaces.remove(name);
                 let now = self.board.moment(self.now);
                 let failed = trouble(Reason::ContainerStartFailed);
                 self.agent.memory.start_failed(order.revision.clone(), failed, now);
             }
         }
+        self.look();
+    }
+
+    /// It was given up in the moment in which it ended: the next plan finds it.
+    pub(super) fn started_too_late(&mut self, name: &ReplicaName) {
+        self.agent.given_up.remove(name);
+        self.agent.doing.remove(name);
+        self.end(name);
+        self.agent.sight.ended.remove(name);
         self.look();
     }
 
@@ -284,7 +327,8 @@ impl Run {
         let at = self.board.moment(self.now);
         let Some(real) = self.board.replicas.get_mut(name) else { return };
         for state in real.seen.containers.values_mut() {
-            if matches!(state, ContainerState::Running { .. }) {
+            if *state != ContainerState::Created && !matches!(state, ContainerState::Exited { .. })
+            {
                 *state = ContainerState::Exited { code: 0, oom: false, at, words: String::new() };
             }
         }
@@ -319,69 +363,20 @@ impl Run {
         }
         self.look();
     }
-
-    pub(super) fn fetched(&mut self, order: &FetchOrder) {
-        if self.falls_at(Point::Fetched) {
-            return;
-        }
-        let revision = &order.revision;
-        self.agent.fetching.remove(revision);
-        let now = self.board.moment(self.now);
-        let absent = |image: &String| match Fate::of(image) {
-            Fate::Missing => true,
-            Fate::Late => !self.calm,
-            Fate::Good
-            | Fate::Slow
-            | Fate::Crashes
-            | Fate::Deaf
-            | Fate::Ailing
-            | Fate::Fickle
-            | Fate::InitFails
-            | Fate::InitHangs => false,
-        };
-        if order.images.iter().any(absent) || self.fails() || self.now < self.troubles.disk {
-            let failed = trouble(Reason::ImageNotFound);
-            return self.agent.memory.fetch_failed(revision.clone(), failed, now);
-        }
-        self.agent.memory.fetched(revision);
-        let mut apps = self.agent.state.apps.values_mut();
-        let Some(record) = apps.find(|app| app.revision(revision).is_some()) else { return };
-        let template = record.revision(revision).map(|known| Arc::clone(&known.template));
-        let mut wanted = template.iter().flat_map(|template| &template.containers);
-        if wanted.any(|container| !order.images.contains(&container.image)) {
-            let failed = trouble(Reason::PullingImage);
-            return self.agent.memory.fetch_failed(revision.clone(), failed, now);
-        }
-        let images = order.images.iter().map(image).collect();
-        rollout::staged(record, revision, images, &self.agent.settings.boot, now);
-    }
-
-    pub(super) fn surveyed(&mut self, app: AppName, replicas: &[ReplicaName]) {
-        self.agent.surveying.remove(&app);
-        let now = self.board.moment(self.now);
-        let there = replicas.iter().filter(|name| self.board.replicas.contains_key(*name));
-        let survey = Survey {
-            available: if self.now < self.troubles.memory { 0 } else { 4 << 30 },
-            total: 8 << 30,
-            working_sets: there.clone().map(|name| (name.clone(), 50 << 20)).collect(),
-            locked_by: there.take(1).find(|_| self.now < self.troubles.locks).cloned(),
-            ..Survey::default()
-        };
-        let failed = self.fails().then(|| trouble(Reason::ContainerdUnavailable));
-        self.agent.memory.surveyed(app, failed.map_or(Ok(survey), Err), now);
-    }
 }
 
-fn image(reference: &String) -> (String, ResolvedImage) {
-    let digest = Digest::of(reference.as_bytes());
-    let name = reference.clone();
-    (name.clone(), ResolvedImage { reference: name.clone(), name, digest, warning: None })
+fn millis(time: Duration) -> Time {
+    Time::try_from(time.as_millis()).unwrap_or(0)
 }
 
 fn short(action: &Action) -> String {
     match action {
         Action::Fetch(order) => format!("fetch {}", order.revision),
-        Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => format!("{action:?}"),
+        Action::Prepare(order, tier) => {
+            format!("prepare {} at {}: {}", order.replica, order.place.address, tier.word())
+        }
+        Action::Wake(order, tier) => format!("wake {}: {}", order.replica, tier.word()),
+        Action::Freeze(replica, patience) => format!("freeze {replica} within {patience:?}"),
         Action::Start(order) => format!("start {} at {}", order.replica, order.place.address),
         Action::Restart(order, container, _) => format!("restart {container} of {}", order.replica),
         Action::Stop(replica, grace) => format!("stop {replica} within {grace:?}"),

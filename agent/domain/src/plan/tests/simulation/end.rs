@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::asks::Fate;
+use super::rest::tier;
 use super::run::{Checked, Run, Violation, broken};
 use super::tally;
 use super::wants::{asked, is_single, kept};
@@ -120,6 +121,9 @@ impl Run {
             let details = format!("{} is {:?}", revision.name, revision.phase);
             return broken("what is well does not take over", details);
         }
+        if self.is_just_scaled(record) {
+            return Ok(());
+        }
         let running = self.running_of(&record.name);
         let (there, ready) = running.get(&revision.name).copied().unwrap_or_default();
         if (there, ready) == (wanted, wanted) {
@@ -139,10 +143,13 @@ impl Run {
         }
     }
 
-    /// How many replicas of each revision there are, and how many of them are ready.
+    /// How many replicas of each revision there are, and how many of them are ready; not those that stand by.
     fn running_of(&self, app: &AppName) -> BTreeMap<RevisionName, (u32, u32)> {
         let mut running: BTreeMap<RevisionName, (u32, u32)> = BTreeMap::new();
         for real in self.board.replicas.values().filter(|real| real.seen.app == *app) {
+            if tier(real).is_some() {
+                continue;
+            }
             let counts = running.entry(real.seen.revision.clone()).or_default();
             counts.0 += 1;
             counts.1 += u32::from(real.is_ready(self.now));
@@ -151,12 +158,23 @@ impl Run {
     }
 
     /// Another replica holds a device that it needs.
-    fn is_blocked(&self, revision: &RevisionRecord) -> bool {
+    pub(super) fn is_blocked(&self, revision: &RevisionRecord) -> bool {
         let devices = &revision.template.extras.devices;
         devices.iter().any(|device| {
             self.board.replicas.values().any(|real| {
                 real.seen.revision != revision.name && real.devices.contains(&device.host_path)
             })
+        })
+    }
+
+    /// It may have to wait until another revision, of whichever app, has no need of a device any more.
+    pub(super) fn is_contended(&self, revision: &RevisionRecord) -> bool {
+        let own = &revision.template.extras.devices;
+        let all = self.agent.state.apps.values().flat_map(|record| &record.revisions);
+        let mut others = all.filter(|one| one.active && one.name != revision.name);
+        others.any(|other| {
+            let theirs = &other.template.extras.devices;
+            theirs.iter().any(|one| own.iter().any(|own| own.host_path == one.host_path))
         })
     }
 

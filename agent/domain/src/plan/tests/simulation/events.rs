@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::asks::{Ask, app_name};
 use super::board::{NEVER, Time};
+use super::crowd::{Call, Matters};
 use super::run::{Checked, Event, Run};
 use super::script::{Fall, Happening, Power, Verb};
 use super::tally;
@@ -13,7 +14,7 @@ use crate::model::{EnvironmentName, ReplicaName};
 use crate::plan::Memory;
 use crate::probe::{Health, ProbeFailure, ProbeKind};
 use crate::replica::ContainerState;
-use crate::state::AppRecord;
+use crate::state::{AppRecord, Wanted};
 use crate::status::Source;
 use crate::verbs;
 
@@ -22,6 +23,7 @@ impl Run {
         match event {
             Event::Happens(happening) => self.happen(happening),
             Event::Calm => self.calm_down(),
+            Event::Knock => self.knock(),
             Event::Boots => {
                 self.board.regain_power(self.now);
                 self.agent.settings.boot = self.board.boot();
@@ -43,6 +45,15 @@ impl Run {
             Event::Runs(order) => self.runs(&order)?,
             Event::StartFails(order) => self.start_fails(&order),
             Event::Started(replica, outcome) => self.started(&replica, outcome),
+            Event::Arms(order, tier) => self.arms(order, tier),
+            Event::Prepared(order, tier, outcome) => self.prepared(&order, tier, outcome),
+            Event::Freezes(replica) => self.freezes(replica),
+            Event::Frozen(replica, outcome) => self.frozen(&replica, outcome),
+            Event::Thaws(order) => self.thaws(&order),
+            Event::Calls(call) => self.call(call),
+            Event::Flows(app, rate, until) => self.flows(app, rate, until),
+            Event::Window => self.end_window(),
+            Event::Sampled(key) => self.sampled(key),
             Event::Halves(order, container) => self.halves(order, container),
             Event::Whole(order, container, taken) => self.whole(&order, container, taken)?,
             Event::Restarted(replica, container, outcome) => {
@@ -171,9 +182,15 @@ impl Run {
             // The level is told when it rises and when it falls.
             Happening::Press(long) => {
                 self.troubles.pressure = self.now + long;
+                self.pressed = true;
                 self.at(self.now + long, Event::Told);
             }
             Happening::Lock(long) => self.troubles.locks = self.now + long,
+            Happening::Call(call) => self.call(call),
+            Happening::Flow(app, rate, long) => self.flows(app, rate, self.now + long),
+            Happening::Load(app, value) => drop(self.values.insert(app, value)),
+            Happening::Spring(app, after) => self.spring = Some((app, after)),
+            Happening::Rest(app) => self.send_to_zero(app),
         }
     }
 
@@ -183,6 +200,7 @@ impl Run {
         self.troubles.deeds = self.now;
         self.troubles.memory = self.now;
         self.troubles.pressure = self.now;
+        self.spring = None;
         self.troubles.locks = self.now;
         for real in self.board.replicas.values_mut() {
             if real.fate.is_well() {
@@ -218,6 +236,37 @@ impl Run {
             self.asked.insert(number, ask);
         }
         self.agent.state.apps.insert(name, *record);
+    }
+
+    /// A person sends an app to zero.
+    fn send_to_zero(&mut self, number: usize) {
+        let name = app_name(number);
+        let known = self.agent.state.apps.get(&name);
+        let Some(record) = known.filter(|one| self.agent.up && one.accepted.is_some()) else {
+            return;
+        };
+        let done = self.agent.memory.send_to_zero(record);
+        self.note(|| format!("  {:?}", done.as_ref().map_err(|refused| &refused.details)));
+        if done.is_ok() {
+            tally::add(&mut self.tally, "sent to zero");
+            self.agent.dismissed.insert(name);
+        }
+    }
+
+    /// Somebody asks for an app in the moment in which its last replica goes.
+    pub(super) fn spring(&mut self, replica: &ReplicaName) {
+        let Some((app, after)) = self.spring else { return };
+        let name = app_name(app);
+        let seen = self.agent.sight.replicas.get(replica).filter(|seen| seen.app == name);
+        let record = self.agent.state.apps.get(&name);
+        let rests = record.is_some_and(|one| one.wanted_replicas() == Wanted::Asleep);
+        if seen.is_none() || !rests {
+            return;
+        }
+        self.spring = None;
+        tally::add(&mut self.tally, "asked as it goes");
+        let call = Call { app, revision: None, count: 1, long: 5, matters: Matters::No };
+        self.at(self.now + after, Event::Calls(call));
     }
 
     fn change(&mut self, number: usize, change: impl FnOnce(&mut AppRecord)) {
@@ -267,7 +316,7 @@ impl Run {
 
     /// The replica that a number stands for, of those that run.
     fn running(&self, number: u64) -> Option<ReplicaName> {
-        let all = self.board.replicas.iter().filter(|(_, real)| real.lives());
+        let all = self.board.replicas.iter().filter(|(_, real)| real.is_there());
         let names: Vec<_> = all.map(|(name, _)| name.clone()).collect();
         let at = usize::try_from(number % (names.len() as u64).max(1)).unwrap_or(0);
         names.get(at).cloned()
@@ -277,7 +326,7 @@ impl Run {
         let at = self.board.moment(self.now);
         let Some(real) = self.board.replicas.get_mut(name) else { return };
         let Some(state) = real.seen.containers.get_mut(container) else { return };
-        if matches!(state, ContainerState::Running { .. }) {
+        if matches!(state, ContainerState::Running { .. }) || state.stands_by() {
             *state = ContainerState::Exited { code: 1, oom: false, at, words: String::new() };
             let after = self.dice.span(1, 100);
             self.soon(after, Event::Pulse);

@@ -25,15 +25,17 @@ impl Run {
         for action in actions {
             match action {
                 Action::Fetch(_) | Action::Survey(..) => (),
-                Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => {
-                    return broken("something goes to zero", format!("{action:?}"));
-                }
-                Action::Start(order) => {
+                Action::Prepare(order, tier) => self.check_prepare(&fleet, order, *tier, &stops)?,
+                Action::Freeze(name, _) => self.check_freeze(&fleet, name)?,
+                Action::Start(order) | Action::Wake(order, _) => {
+                    if let Action::Wake(_, tier) = action {
+                        self.check_wake(&fleet, order, *tier)?;
+                    }
                     let record = self.agent.state.apps.get(&order.app);
                     let Some(record) = record else {
                         return broken("starts what nobody asked for", order.replica.to_string());
                     };
-                    self.check_bound(record, actions, &stops)?;
+                    self.check_bound(record, &fleet, actions, &stops)?;
                     check_order(record, order)?;
                     let revision = record.revision(&order.revision);
                     if is_single(record) && revision.is_some_and(|one| is_recreated(record, one)) {
@@ -61,23 +63,34 @@ impl Run {
                     }
                     continue;
                 }
-                Action::Prepare(..) | Action::Wake(..) | Action::Freeze(..) => continue,
                 Action::Survey(app, _) => {
                     if agent.surveying.contains(app) {
                         return broken("ordered twice", app.to_string());
                     }
                     continue;
                 }
-                Action::Start(order) => {
+                Action::Freeze(name, _) => (name, agent.doing.contains_key(name)),
+                Action::Start(order) | Action::Prepare(order, _) => {
                     let known = agent.sight.replicas.contains_key(&order.replica);
                     (&order.replica, known || agent.doing.contains_key(&order.replica))
+                }
+                Action::Wake(order, _) => {
+                    let doing = agent.doing.get(&order.replica);
+                    // One that is being frozen is called back.
+                    (&order.replica, doing.is_some_and(|one| !matches!(one, Doing::Freezing)))
                 }
                 Action::Restart(order, ..) => {
                     (&order.replica, agent.doing.contains_key(&order.replica))
                 }
                 Action::Stop(name, _) => {
                     let doing = agent.doing.get(name);
-                    (name, matches!(doing, Some(Doing::Stopping | Doing::Restarting(_))))
+                    (
+                        name,
+                        matches!(
+                            doing,
+                            Some(Doing::Stopping | Doing::Restarting(_) | Doing::Freezing)
+                        ),
+                    )
                 }
             };
             if twice || !replicas.insert(name) {
@@ -90,6 +103,7 @@ impl Run {
     fn check_bound(
         &self,
         record: &AppRecord,
+        fleet: &Fleet<'_>,
         actions: &[Action],
         stops: &BTreeSet<&ReplicaName>,
     ) -> Checked {
@@ -113,7 +127,11 @@ impl Run {
             let revision = record.revision(&seen.revision);
             let outdated = revision.is_some_and(|one| one.is_earlier_mark(seen.template_digest));
             let counts = seen.app == record.name && self.is_of_this_boot(name, seen);
-            counts && !outdated && !stopping(name)
+            let becomes = self.agent.doing.get(*name);
+            let becomes = matches!(becomes, Some(Doing::Preparing(_) | Doing::Freezing));
+            let spares = fleet.spares(&seen.revision).iter();
+            let idle = becomes || spares.into_iter().any(|spare| spare.view.name == **name);
+            counts && !outdated && !stopping(name) && !idle
         });
         let starting = self.agent.doing.iter().filter(|(name, doing)| match doing {
             Doing::Starting(order) | Doing::Restarting(order) => {
@@ -124,7 +142,7 @@ impl Run {
         });
         let starts = actions
             .iter()
-            .filter(|action| matches!(action, Action::Start(order) if order.app == record.name));
+            .filter(|action| matches!(action, Action::Start(order) | Action::Wake(order, _) if order.app == record.name));
         let count = seen.count() + starting.count() + starts.count();
         if (allowed as usize) < count {
             let details = format!("{count} of {} where {allowed} are allowed", record.name);
@@ -223,7 +241,7 @@ impl Run {
 }
 
 /// What starts may start, and has all it needs.
-fn check_order(record: &AppRecord, order: &ReplicaOrder) -> Checked {
+pub(super) fn check_order(record: &AppRecord, order: &ReplicaOrder) -> Checked {
     let revision = record.revision(&order.revision);
     let may_run = revision.is_some_and(|one| {
         one.active && matches!(one.phase, Phase::Starting | Phase::Probation | Phase::Committed)

@@ -140,7 +140,10 @@ impl Run {
                 let running =
                     |state: &ContainerState| matches!(state, ContainerState::Running { .. });
                 let runs = seen.is_some_and(|seen| seen.containers.values().all(running));
-                let well = self.agent.health.get(name).is_some_and(|health| health.ready);
+                // What was ready when it was frozen is so when it is thawed, until a probe finds otherwise.
+                let thawed = self.agent.memory.is_thawed(name);
+                let health = self.agent.health.get(name);
+                let well = health.map_or(thawed, |health| health.ready);
                 if !runs || !well || self.agent.doing.contains_key(name) {
                     return broken("traffic to a replica that is not ready", name.to_string());
                 }
@@ -221,7 +224,7 @@ impl Run {
             }
         }
         let twin = self.board.replicas.iter().find(|(other, twin)| {
-            *other != name && twin.lives() && twin.seen.address == real.seen.address
+            *other != name && twin.is_there() && twin.seen.address == real.seen.address
         });
         if let Some((other, _)) = twin {
             let details = format!("{name} and {other} at {}", real.seen.address);

@@ -6,15 +6,22 @@ use std::sync::Arc;
 use super::agent::Agent;
 use super::asks::{Ask, app_name};
 use super::board::{Board, Time};
+use super::crowd::Call;
 use super::dice::Dice;
 use super::script::{Fall, Happening, Point, Script};
 use super::tally::{self, Tally};
 use crate::model::{AppName, EnvironmentName, ReplicaName};
+use crate::plan::Tier;
+use crate::reason::Reason;
 use crate::replica::{FetchOrder, ObservedReplica, ReplicaOrder};
 use crate::rollout::Step;
+use crate::scale::SampleKey;
 
 /// After the last happening there is time for every back-off, deadline and probation.
 const CALM: Time = 40 * 60_000;
+
+/// By then everything should have come to rest; and once more until the calm is over.
+const KNOCK: Time = 22 * 60_000;
 
 /// More events at one instant than anything calls for.
 const MOST_AT_ONCE: u32 = 400;
@@ -42,6 +49,8 @@ pub(super) enum Event {
     Happens(Happening),
     /// From here on nothing goes wrong any more.
     Calm,
+    /// Somebody asks for every app.
+    Knock,
     Boots,
     AgentStarts,
     /// The prober told of something, and the loop goes round.
@@ -58,6 +67,18 @@ pub(super) enum Event {
     Runs(Arc<ReplicaOrder>),
     StartFails(Arc<ReplicaOrder>),
     Started(ReplicaName, Outcome),
+    /// What stands by is made, on the board; and the agent is told.
+    Arms(Arc<ReplicaOrder>, Tier),
+    Prepared(Arc<ReplicaOrder>, Tier, Outcome),
+    Freezes(ReplicaName),
+    Frozen(ReplicaName, Outcome),
+    Thaws(Arc<ReplicaOrder>),
+    /// Requests come.
+    Calls(Call),
+    Flows(usize, u64, Time),
+    /// A window of the ingress ends.
+    Window,
+    Sampled(SampleKey),
     Halves(Arc<ReplicaOrder>, String),
     Whole(Arc<ReplicaOrder>, String, Option<Box<super::board::Real>>),
     Restarted(ReplicaName, String, Outcome),
@@ -78,6 +99,7 @@ impl Event {
         match self {
             Self::Happens(happening) => format!("{happening:?}"),
             Self::Calm => "calm".to_owned(),
+            Self::Knock => "somebody asks for all".to_owned(),
             Self::Boots => "boots".to_owned(),
             Self::AgentStarts => "the agent starts".to_owned(),
             Self::Told => "the prober tells".to_owned(),
@@ -98,6 +120,19 @@ impl Event {
             Self::Runs(order) => format!("{} runs", order.replica),
             Self::StartFails(order) => format!("{} cannot be started", order.replica),
             Self::Started(name, outcome) => format!("{name}: start told: {outcome:?}"),
+            Self::Arms(order, tier) => format!("{} stands by: {}", order.replica, tier.word()),
+            Self::Prepared(order, _, outcome) => {
+                format!("{}: preparation told: {outcome:?}", order.replica)
+            }
+            Self::Freezes(name) => format!("{name} is frozen"),
+            Self::Frozen(name, outcome) => format!("{name}: freeze told: {outcome:?}"),
+            Self::Thaws(order) => format!("{} is thawed", order.replica),
+            Self::Calls(call) => format!("{call:?}"),
+            Self::Flows(number, rate, until) => {
+                format!("{rate} requests a second for {} until {until}", app_name(*number))
+            }
+            Self::Window => "a window ends".to_owned(),
+            Self::Sampled(key) => format!("{} of {} is sampled", key.rule, key.revision),
             Self::Halves(order, container) => {
                 format!("{container} of {} is taken away", order.replica)
             }
@@ -152,6 +187,18 @@ pub(super) struct Run {
     pub(super) proved: BTreeSet<ReplicaName>,
     /// The last document that was accepted of each app.
     pub(super) asked: BTreeMap<usize, Ask>,
+    /// What the source of each app says that is sampled.
+    pub(super) values: BTreeMap<usize, u32>,
+    /// What came of the calls that matter: how long they waited, or why they were sent away.
+    pub(super) answers: BTreeMap<usize, Result<Time, Reason>>,
+    /// The apps that were asked in the end.
+    pub(super) knocked: BTreeSet<usize>,
+    /// A request that comes so long after an app's last replica was told to go.
+    pub(super) spring: Option<(usize, Time)>,
+    /// Memory was low at some time.
+    pub(super) pressed: bool,
+    /// When something was last ordered for each app.
+    pub(super) acted: BTreeMap<AppName, Time>,
     pub(super) tally: Tally,
     pub(super) trace: Option<Vec<String>>,
 }
@@ -174,6 +221,12 @@ impl Run {
             calm: false,
             proved: BTreeSet::new(),
             asked: BTreeMap::new(),
+            values: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            knocked: BTreeSet::new(),
+            spring: None,
+            pressed: false,
+            acted: BTreeMap::new(),
             tally: Tally::new(),
             trace,
         };
@@ -183,13 +236,15 @@ impl Run {
         }
         let end = script.end() + 2;
         run.at(end, Event::Calm);
+        run.at(end + KNOCK, Event::Knock);
         let played = run.play_out(end + CALM).and_then(|()| run.force_what_failed(end + CALM));
-        let checked = played.and_then(|()| run.check_end());
+        let checked = played.and_then(|end| run.check_end().and_then(|()| run.check_rest(end)));
         (run, checked)
     }
 
     /// Templates that failed for want of luck are asked for once more, by force.
-    fn force_what_failed(&mut self, from: Time) -> Checked {
+    /// Returns when the time for it was over.
+    fn force_what_failed(&mut self, from: Time) -> Result<Time, Violation> {
         let mut forced = false;
         for (number, ask) in self.asked.clone() {
             let record = self.agent.state.apps.get(&app_name(number));
@@ -200,7 +255,11 @@ impl Run {
                 self.at(from + 1, Event::Happens(Happening::Send(number, ask)));
             }
         }
-        if forced { self.play_out(from + CALM) } else { Ok(()) }
+        let end = if forced { from + CALM } else { from };
+        if forced {
+            self.play_out(end)?;
+        }
+        Ok(end)
     }
 
     fn play_out(&mut self, end: Time) -> Checked {

@@ -2,8 +2,9 @@
 //! what matters.
 
 use super::asks::{Ask, Fate};
+use super::crowd::Call;
 use super::dice::Dice;
-use crate::document::{RevisionsMode, ScaleTarget};
+use crate::document::{RevisionsMode, ScaleTarget, Standby};
 
 /// Memory may be scarce for so many milliseconds: longer than it takes to come to trial.
 const LONG_PRESSURE: u64 = 600_000;
@@ -49,6 +50,16 @@ pub(super) enum Happening {
     Press(u64),
     /// Apps keep their locks for so long.
     Lock(u64),
+    /// Requests of one moment.
+    Call(Call),
+    /// Requests for an app: so many a second, for so long.
+    Flow(usize, u64, u64),
+    /// What an app's source says from now on.
+    Load(usize, u32),
+    /// A request for an app, so long after its last replica was told to go.
+    Spring(usize, u64),
+    /// A person sends an app to zero.
+    Rest(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +98,10 @@ pub(super) enum Point {
     Ended,
     /// Images are there, and that is not stored.
     Fetched,
+    /// A replica stands by, and the agent does not know.
+    Armed,
+    /// A replica is frozen, and the agent does not know.
+    Froze,
 }
 
 /// How it is cut short.
@@ -138,11 +153,11 @@ impl Script {
     }
 }
 
-fn index(number: u64) -> usize {
+pub(super) fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
 
-fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
+pub(super) fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
     let away = dice.span(1, 60_000);
     match dice.roll(43) {
         0..=10 => {
@@ -162,7 +177,7 @@ fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
         22..=23 => Happening::KillAgent(away),
         24 => Happening::CutPower(away),
         25..=29 => {
-            let fall = if dice.once_in(2) { Fall::Agent } else { Fall::Power };
+            let fall = fall(dice);
             Happening::Ambush(point(dice), fall, away)
         }
         30 => Happening::LoseContainerd(away),
@@ -174,6 +189,10 @@ fn happening(dice: &mut Dice, app: usize, asks: &mut [Ask]) -> Happening {
         38 => Happening::Press(away),
         _ => Happening::Verb(app, dice.roll(8), verb(dice)),
     }
+}
+
+pub(super) fn fall(dice: &mut Dice) -> Fall {
+    if dice.once_in(2) { Fall::Agent } else { Fall::Power }
 }
 
 fn verb(dice: &mut Dice) -> Verb {
@@ -201,7 +220,7 @@ fn point(dice: &mut Dice) -> Point {
     }
 }
 
-fn target(dice: &mut Dice) -> ScaleTarget {
+pub(super) fn target(dice: &mut Dice) -> ScaleTarget {
     let count = |dice: &mut Dice| u32::try_from(dice.roll(4)).unwrap_or(1);
     let mut target = ScaleTarget::default();
     match dice.roll(4) {
@@ -214,11 +233,13 @@ fn target(dice: &mut Dice) -> ScaleTarget {
 }
 
 /// Most apps begin well: what becomes of what runs is what this is about.
-fn first(dice: &mut Dice) -> Ask {
+pub(super) fn first(dice: &mut Dice) -> Ask {
     let mut ask = Ask {
         fate: Fate::Good,
         build: 0,
         replicas: 1,
+        elastic: None,
+        standby: Standby::None,
         sidecar: dice.once_in(5),
         grace: None,
         device: None,
@@ -270,7 +291,7 @@ fn fate(dice: &mut Dice) -> Fate {
 }
 
 /// The next document of an app: most often the same with one thing changed.
-fn change(dice: &mut Dice, known: &Ask) -> Ask {
+pub(super) fn change(dice: &mut Dice, known: &Ask) -> Ask {
     let mut ask = known.clone();
     ask.force = dice.once_in(8);
     ask.absent = false;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 pub(super) type Tally = BTreeMap<&'static str, u64>;
 
 /// What must have happened in 10,000 runs, and how often at least.
-const EXPECTED: &[(&str, u64)] = &[
+pub(super) const EXPECTED: &[(&str, u64)] = &[
     ("RevisionOnTrial", 500),
     ("StandbyGivenUp", 30),
     ("RevisionCommitted", 300),
@@ -23,6 +23,21 @@ const EXPECTED: &[(&str, u64)] = &[
     ("restart by hand", 500),
 ];
 
+/// The same of runs of apps that scale.
+pub(super) const EXPECTED_OF_SWINGS: &[(&str, u64)] = &[
+    ("prepared", 3_000),
+    ("created", 2_000),
+    ("frozen", 1_000),
+    ("thawed", 500),
+    ("rests", 3_000),
+    ("waits for a replica", 3_000),
+    ("was waited for", 3_000),
+    ("asked as it goes", 200),
+    ("nothing calls", 3_000),
+    ("sent to zero", 300),
+    ("falls", 300),
+];
+
 /// Adds one to a count.
 pub(super) fn add(tally: &mut Tally, what: &'static str) {
     *tally.entry(what).or_default() += 1;
@@ -36,11 +51,21 @@ pub(super) fn sum(mut one: Tally, other: Tally) -> Tally {
     one
 }
 
-/// What happened less often in so many runs than it should.
-pub(super) fn seldom(tally: &Tally, runs: u64) -> Vec<String> {
-    let missing = EXPECTED.iter().filter_map(|(what, least)| {
-        let (count, least) = (tally.get(what).copied().unwrap_or(0), least * runs / 10_000);
-        (count < least).then(|| format!("{what}: {count} of {least}"))
-    });
-    missing.collect()
+/// What happened in so many runs.
+#[derive(Debug)]
+pub(super) struct Played {
+    pub(super) tally: Tally,
+    pub(super) runs: u64,
+}
+
+impl Played {
+    /// What happened less often than it should.
+    pub(super) fn seldom(&self, expected: &[(&str, u64)]) -> Vec<String> {
+        let missing = expected.iter().filter_map(|(what, least)| {
+            let count = self.tally.get(what).copied().unwrap_or(0);
+            let least = least * self.runs / 10_000;
+            (count < least).then(|| format!("{what}: {count} of {least}"))
+        });
+        missing.collect()
+    }
 }

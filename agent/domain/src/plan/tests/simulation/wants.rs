@@ -5,15 +5,21 @@ use crate::document::{RevisionsMode, UpdateStrategy};
 use crate::state::{AppRecord, RevisionRecord, Standby};
 use crate::status::Phase;
 
-/// How many replicas a revision is asked to have, told from the documents alone.
+/// How many replicas a revision is asked to have, told from the documents and from what its rules came to: whether that
+/// is right is looked at elsewhere.
 pub(super) fn asked(record: &AppRecord, revision: &RevisionRecord) -> u32 {
     if record.removed || record.stopped || !revision.active {
         return 0;
     }
+    let (least, _) = bounds(record, revision);
+    record.scale.replicas.or(revision.scaled).unwrap_or(least.max(1))
+}
+
+/// The least and the most replicas that rules may ask for.
+pub(super) fn bounds(record: &AppRecord, revision: &RevisionRecord) -> (u32, u32) {
     let scale = &revision.template.scale;
     let most = record.scale.max_replicas.unwrap_or(scale.max_replicas).max(1);
-    let least = record.scale.min_replicas.unwrap_or(scale.min_replicas).min(most);
-    record.scale.replicas.unwrap_or(least.max(1))
+    (record.scale.min_replicas.unwrap_or(scale.min_replicas).min(most), most)
 }
 
 /// Its newest template was tried and given up.
@@ -26,6 +32,12 @@ pub(super) fn is_single(record: &AppRecord) -> bool {
     document.is_some_and(|document| {
         document.configuration.active_revisions_mode == RevisionsMode::Single
     })
+}
+
+/// Another one is to take over from it.
+pub(super) fn is_followed(record: &AppRecord, revision: &RevisionRecord) -> bool {
+    let mut newer = record.revisions.iter().rev().take_while(|one| one.name != revision.name);
+    is_single(record) && newer.any(|one| one.active)
 }
 
 /// The one before it has to go first: the document wants it so, or a device does.
