@@ -140,8 +140,10 @@ mod tests {
                 image is required: the image that the container runs
             warning[NoMeaningHere] line 2 location
                 has a meaning in Azure only: an app is where its board is
+            warning[NothingWakes] line 4 template.scale.minReplicas
+                at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running
 
-            refused: 2 errors, 1 warning"#]].assert_eq(&report.to_string());
+            refused: 2 errors, 2 warnings"#]].assert_eq(&report.to_string());
         expect![[r#"
             {
               "ok": false,
@@ -168,6 +170,13 @@ mod tests {
                   "message": "has a meaning in Azure only: an app is where its board is",
                   "line": 2,
                   "column": 11
+                },
+                {
+                  "path": "template.scale.minReplicas",
+                  "reason": "NothingWakes",
+                  "message": "at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running",
+                  "line": 4,
+                  "column": 3
                 }
               ]
             }"#]].assert_eq(&serde_json::to_string_pretty(&report).unwrap());
@@ -187,7 +196,11 @@ mod tests {
     fn an_accepted_document_is_named() {
         let report = check(b"name: hello\ntemplate: {containers: [{name: a, image: b}]}\n");
         assert!(report.ok());
-        expect!["ok: the app hello would be accepted"].assert_eq(&report.to_string());
+        expect![[r#"
+            warning[NothingWakes] line 2 template.scale.minReplicas
+                at 0 the app is stopped after a while and stays so: it has neither ingress nor a rule that could wake it; 1 keeps it running
+
+            ok: the app hello would be accepted, 1 warning"#]].assert_eq(&report.to_string());
         let nameless = check(b"skerry: {absent: true, force: true}\n");
         expect!["ok: the app would be accepted under the name it is sent to"]
             .assert_eq(&nameless.to_string());

@@ -291,10 +291,10 @@ async fn a_reason_is_explained_without_an_agent() {
     "#]]
     .assert_eq(&skerry(nowhere, "explain OomKilld").await);
     expect![[r#"
-        error: "Nothingness" is not a reason
+        error: "Whatever" is not a reason
         hint: skerry explain lists them
     "#]]
-    .assert_eq(&skerry(nowhere, "explain Nothingness").await);
+    .assert_eq(&skerry(nowhere, "explain Whatever").await);
     check(
         "explain oomkilled",
         expect![[r#"
