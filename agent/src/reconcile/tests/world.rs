@@ -115,14 +115,15 @@ impl World {
         if self.memory_mib == 0 {
             return Survey { processors: self.processors, ..Survey::default() };
         }
-        let takes = |state: &ContainerState| match state {
+        let use_of = |state: &ContainerState| match state {
             ContainerState::Running { .. } | ContainerState::Frozen { .. } => REPLICA_MIB,
             ContainerState::Armed => ARMED_MIB,
             ContainerState::Created | ContainerState::Exited { .. } => 0,
         };
-        let taken = self.replicas.values().flat_map(|one| one.containers.values()).map(takes);
+        let containers = self.replicas.values().flat_map(|one| one.containers.values());
+        let used = containers.map(use_of).sum();
         Survey {
-            available: self.memory_mib.saturating_sub(taken.sum()) << 20,
+            available: self.memory_mib.saturating_sub(used) << 20,
             total: self.memory_mib << 20,
             working_sets: wanted.into_iter().map(|name| (name, REPLICA_MIB << 20)).collect(),
             locked_by: None,
