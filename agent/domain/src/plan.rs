@@ -304,7 +304,11 @@ fn order_revision(
     }
     if allowed < count {
         let current = standby::freeze_one(record, revision, current, fleet, world, memory, plan);
-        stop_surplus(revision, current, allowed, plan);
+        stop_surplus(revision, current.clone(), allowed, plan);
+        // Those that stay do not wait for those that go.
+        let stays = |replica: &&ReplicaView<'_>| !is_stopping(&replica.name, world, plan);
+        let current: Vec<_> = current.into_iter().filter(stays).collect();
+        restart_all(record, revision, &current, world, memory, plan);
         return standby::keep(record, revision, fleet, world, memory, plan);
     }
     restart_all(record, revision, &current, world, memory, plan);

@@ -1,4 +1,4 @@
-//! An app on its way to zero, and somebody who asks for it just then.
+//! An app whose replicas become fewer: whoever asks for it just then, and those that stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,13 +49,14 @@ fn app() -> AppRecord {
     *record
 }
 
-/// A board with one replica of the app.
+/// A board with replicas of the app.
 struct Board {
     state: State,
     memory: Memory,
     doing: BTreeMap<ReplicaName, Doing>,
     asked: Asked,
-    main: ContainerState,
+    /// The only container of each.
+    mains: Vec<ContainerState>,
     at: u64,
 }
 
@@ -68,7 +69,7 @@ impl Board {
             memory: Memory::new(1),
             doing: BTreeMap::new(),
             asked: Asked { begun: 1, ..Asked::default() },
-            main: ContainerState::Running { since: Moment(Duration::from_secs(10)) },
+            mains: vec![ContainerState::Running { since: Moment(Duration::from_secs(10)) }],
             at: 1000,
         };
         assert_eq!(board.plan().actions, []);
@@ -79,15 +80,14 @@ impl Board {
 
     fn replica(&self) -> ReplicaName {
         let record = self.state.apps.values().next().unwrap();
-        ReplicaName::new(&record.revisions[0].name, 7)
+        ReplicaName::new(&record.revisions[0].name, 0)
     }
 
     fn plan(&mut self) -> Plan {
-        let name = self.replica();
         let record = self.state.apps.values().next().unwrap();
         let revision = &record.revisions[0];
         let environment = record.document().unwrap().environment.clone();
-        let seen = ObservedReplica {
+        let seen = |main: &ContainerState| ObservedReplica {
             app: record.name.clone(),
             revision: revision.name.clone(),
             environment: environment.clone(),
@@ -95,8 +95,10 @@ impl Board {
             template_digest: revision.mark(),
             grace: None,
             address: "10.213.0.5".parse().unwrap(),
-            containers: [("main".to_owned(), self.main.clone())].into(),
+            containers: [("main".to_owned(), main.clone())].into(),
         };
+        let named = |(n, main)| (ReplicaName::new(&revision.name, n), seen(main));
+        let observed: BTreeMap<_, _> = (0..).zip(&self.mains).map(named).collect();
         let demand: Demand = [(revision.name.clone(), self.asked)].into();
         let settings = Settings {
             device: "pi-1".to_owned(),
@@ -112,9 +114,9 @@ impl Board {
             now: Moment(Duration::from_secs(self.at)),
             wall: WallTime(Duration::from_hours(500_000)),
             zones: &Zones::default(),
-            observed: &[(name.clone(), seen)].into(),
-            namespaces: &[name.clone()].into(),
-            health: &[(name, health)].into(),
+            namespaces: &observed.keys().cloned().collect(),
+            health: &observed.keys().map(|name| (name.clone(), health.clone())).collect(),
+            observed: &observed,
             demand: &demand,
             readings: &BTreeMap::new(),
             environments: &BTreeMap::new(),
@@ -159,7 +161,7 @@ fn whoever_asks_while_the_last_replica_is_being_frozen_gets_that_one() {
 fn what_is_restarted_at_zero_is_fetched_and_stands_by_before_anybody_asks() {
     let mut board = Board::freezing();
     board.doing.clear();
-    board.main = ContainerState::Frozen { since: Moment(Duration::from_secs(1010)) };
+    board.mains = vec![ContainerState::Frozen { since: Moment(Duration::from_secs(1010)) }];
     assert_eq!(board.plan().actions, []);
     let record = board.state.apps.values_mut().next().unwrap();
     let name = record.revisions[0].name.clone();
@@ -168,6 +170,18 @@ fn what_is_restarted_at_zero_is_fetched_and_stands_by_before_anybody_asks() {
     let fetches =
         |action: &Action| matches!(action, Action::Fetch(order) if order.revision == name);
     assert!(actions.iter().any(fetches), "{actions:?}");
+}
+
+#[test]
+fn what_stays_is_started_again_in_time_while_others_are_stopped() {
+    let mut board = Board::new();
+    let at = Moment(Duration::from_secs(1000));
+    let ended = ContainerState::Exited { code: 1, oom: false, at, words: String::new() };
+    board.mains = vec![ended; 2];
+    board.state.apps.values_mut().next().unwrap().scale.replicas = Some(1);
+    let planned = board.plan();
+    assert!(matches!(planned.actions.as_slice(), [Action::Stop(..)]), "{planned:?}");
+    assert_eq!(planned.wake_at, Some(at.after(Duration::from_secs(1))), "its back-off ends");
 }
 
 #[test]
