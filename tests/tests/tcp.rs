@@ -341,6 +341,7 @@ fn a_port_that_a_program_holds_is_told_and_had_once_it_is_free() -> Result<()> {
     let told = status["warnings"].to_string();
     ensure!(told.contains("5510") && told.contains("is held by"), "{told}");
     stage.control.await_trouble("PortTaken")?;
+    stage.control.await_running("waits")?;
     // Other apps reach it meanwhile.
     caller(&stage, "asks-waits", "default")?;
     let (status, said) = asked_by(&stage, "asks-waits", "waits:5510")?;

@@ -38,6 +38,12 @@ pub(super) struct Scaled {
 }
 
 impl Scaled {
+    /// As an agent finds it that has just begun. Who asked the one before it to bring it back may be waiting still.
+    fn found(record: &AppRecord, revision: &RevisionRecord, world: World<'_>) -> Self {
+        let wakes = may_rest(record, revision);
+        Self { wakes, ..Self::new(living(revision, world), world.now) }
+    }
+
     fn new(count: u32, now: Moment) -> Self {
         let scaler = Scaler::new(count, now);
         Self {
@@ -91,7 +97,7 @@ fn one(
     }
     let known = before.remove(&revision.name);
     // What runs is not known before the runtime was seen.
-    let fresh = || world.runtime.is_none().then(|| Scaled::new(living(revision, world), world.now));
+    let fresh = || world.runtime.is_none().then(|| Scaled::found(record, revision, world));
     let mut scaled = known.or_else(fresh)?;
     let awake = 0 < scaled.scaler.count();
     let sight = Sight {

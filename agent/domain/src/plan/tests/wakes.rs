@@ -57,6 +57,7 @@ struct Board {
     asked: Asked,
     /// The only container of each.
     mains: Vec<ContainerState>,
+    ready: bool,
     at: u64,
 }
 
@@ -70,6 +71,7 @@ impl Board {
             doing: BTreeMap::new(),
             asked: Asked { begun: 1, ..Asked::default() },
             mains: vec![ContainerState::Running { since: Moment(Duration::from_secs(10)) }],
+            ready: true,
             at: 1000,
         };
         assert_eq!(board.plan().actions, []);
@@ -109,7 +111,7 @@ impl Board {
             own_ports: BTreeSet::from([53, 80, 443]),
             allowances: Allowances::default(),
         };
-        let health = Health { started: true, ready: true, ..Health::default() };
+        let health = Health { started: true, ready: self.ready, ..Health::default() };
         let world = World {
             now: Moment(Duration::from_secs(self.at)),
             wall: WallTime(Duration::from_hours(500_000)),
@@ -191,4 +193,17 @@ fn one_that_could_not_be_frozen_serves_on() {
     board.plan();
     board.doing.clear();
     assert_eq!(board.plan().actions, []);
+}
+
+#[test]
+fn one_that_is_found_on_its_way_is_waited_for_by_an_agent_that_begins_anew() {
+    let mut board = Board::new();
+    let name = board.state.apps.values().next().unwrap().revisions[0].name.clone();
+    assert!(!board.memory.wakes(&name));
+    (board.memory, board.ready) = (Memory::new(2), false);
+    assert_eq!(board.plan().actions, []);
+    assert!(board.memory.wakes(&name), "who asked the agent before this one is not turned away");
+    board.ready = true;
+    assert_eq!(board.plan().actions, []);
+    assert!(!board.memory.wakes(&name));
 }
