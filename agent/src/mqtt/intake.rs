@@ -3,6 +3,9 @@
 //! Each topic is a chain: a newer document never overtakes an older one. The chains know nothing of each other, so
 //! that a slow document holds up its own topic alone. (MQTT asks for acknowledgements in the order of arrival; a
 //! document that waits for room on the disk is worth that breach, and brokers look acknowledgements up by id.)
+//!
+//! Not every broker keeps the order of what it had to queue: mosquitto 2.0.11 lets a new message pass those that
+//! wait. What comes last is then not the newest. The retained document is, so after a crowd all of them are asked for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,6 +31,11 @@ const TIGHT: usize = ROOM / 2;
 const UNIT: usize = 64 * 1024;
 /// What the largest packet takes.
 pub(super) const LARGEST_UNITS: u32 = 8;
+/// Documents here at a time that make a crowd: half the receive maximum, as some may still be with the client library.
+/// From the receive maximum on, the broker queues.
+pub(super) const CROWD: usize = 8;
+/// Quiet after a crowd: by then the broker has sent what it queued.
+const QUIET: Duration = Duration::from_secs(1);
 /// The longest wait before a document that found the disk full is tried again: a successor waits no longer either.
 const LONGEST_HOLD: Duration = Duration::from_secs(5);
 
@@ -38,6 +46,8 @@ pub(super) struct Intake {
     client: AsyncClient,
     room: Arc<Semaphore>,
     chains: BTreeMap<Vec<u8>, Chain>,
+    /// So many came at a time that the broker may have queued some, and the retained ones were not asked for since.
+    crowded: bool,
 }
 
 /// A message, and the room that it takes here until it is settled.
@@ -106,7 +116,7 @@ impl Intake {
         client: AsyncClient,
         room: Arc<Semaphore>,
     ) -> Self {
-        Self { topics, inbox, client, room, chains: BTreeMap::new() }
+        Self { topics, inbox, client, room, chains: BTreeMap::new(), crowded: false }
     }
 
     /// Passes on what arrives, until the connection ends.
@@ -125,8 +135,18 @@ impl Intake {
                         errands.push(run(self.inbox.clone(), errand));
                     }
                 }
+                () = time::sleep(QUIET), if self.crowded && self.chains.is_empty() => {
+                    self.ask_for_retained();
+                }
             }
         }
+    }
+
+    /// Subscribes once more: a retained document is the newest on its topic, whatever order the others came in.
+    fn ask_for_retained(&mut self) {
+        debug!("after a crowd of documents, the retained ones are asked for");
+        // A closed client is a connection that ends; the next one begins with a subscription.
+        self.crowded = self.client.try_subscribe_many(self.topics.filters()).is_err();
     }
 
     /// Takes a message in; returns it where it may go to the loop at once.
@@ -137,6 +157,8 @@ impl Intake {
             self.acknowledge(&arrival.publish);
             return None;
         };
+        // Those that come with a subscription are one for each topic, and have no order to keep.
+        self.crowded |= !arrival.publish.retain && self.is_crowd();
         if let Some(chain) = self.chains.get_mut(&topic[..]) {
             // An empty message wishes nothing, so what was wished before it still counts.
             if self.room.available_permits() < TIGHT && !arrival.publish.payload.is_empty() {
@@ -147,6 +169,10 @@ impl Intake {
         }
         self.chains.insert(topic.to_vec(), Chain::default());
         Some(Errand { arrival, about, held: 0 })
+    }
+
+    fn is_crowd(&self) -> bool {
+        CROWD <= ROOM.saturating_sub(self.room.available_permits())
     }
 
     /// Acknowledges what is durable; returns what goes to the loop next on this topic.

@@ -2,6 +2,9 @@
 
 use std::str;
 
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Filter;
+
 /// The topics below `{topic_prefix}/{device}`.
 #[derive(Debug, Clone)]
 pub(super) struct Topics {
@@ -26,10 +29,11 @@ impl Topics {
         Self { root: root.to_owned() }
     }
 
-    /// What is subscribed to.
-    pub(super) fn filters(&self) -> [String; 4] {
+    /// What is subscribed to. Retain Handling 0, a filter's default: with each subscription, also one of the same
+    /// filters, every retained document comes (MQTT 5, 3.3.1.3).
+    pub(super) fn filters(&self) -> [Filter; 4] {
         ["apps/+/desired", "apps/+/scale", "jobs/+/desired", "environments/+/desired"]
-            .map(|rest| format!("{}/{rest}", self.root))
+            .map(|rest| Filter::new(format!("{}/{rest}", self.root), QoS::AtLeastOnce))
     }
 
     /// Reads a topic that came down; `None` where it is none of ours.

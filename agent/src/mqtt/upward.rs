@@ -9,7 +9,6 @@ use std::time::Duration;
 use domain::model::Digest;
 use domain::status::Statuses;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Filter;
 use rumqttc::v5::{AsyncClient, ClientError};
 use skerry_proto::v1;
 use tokio::time;
@@ -109,9 +108,7 @@ impl Upward<'_> {
     }
 
     fn subscribe(&self) -> Result<(), Ended> {
-        // Retain Handling 0, the filter's default: every retained document comes with every connect.
-        let filters = self.topics.filters().map(|filter| Filter::new(filter, QoS::AtLeastOnce));
-        self.client.try_subscribe_many(filters).map_err(|_| Ended)
+        self.client.try_subscribe_many(self.topics.filters()).map_err(|_| Ended)
     }
 
     async fn hello(&mut self) -> Result<(), Ended> {

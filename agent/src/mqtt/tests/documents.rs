@@ -4,6 +4,7 @@ use super::device::{Answer, Asked, Device};
 use super::observer::Observer;
 use crate::broker::testing::Broker;
 use crate::inbox::Subject;
+use crate::mqtt::intake::CROWD;
 
 fn document(asked: &Asked) -> Option<(&str, &[u8])> {
     match asked {
@@ -160,6 +161,32 @@ async fn a_flood_of_documents_arrives_in_order_and_whole() {
         let expected: Vec<String> = (0..100).map(|n| (n * 10 + app).to_string()).collect();
         assert_eq!(payloads(&all, &format!("a{app}")), expected);
     }
+}
+
+#[tokio::test]
+async fn after_a_crowd_the_retained_document_has_the_last_word() {
+    let Some(broker) = Broker::start("").await else { return };
+    let mut device = Device::on(broker.port);
+    let mut cloud = Observer::connect(&device.tasks, broker.port).await;
+    let _power = device.start();
+    cloud.message("hello", |_| true).await;
+    // What a broker leaves that let the newest pass the older ones: the last to come is not what is retained.
+    device.answer(&[Answer::Full]);
+    cloud.publish("apps/web/desired", true, "newest").await;
+    device.until("the newest", |all| has(all, "web", "newest")).await;
+    for n in 0..CROWD {
+        cloud.publish(&format!("apps/a{n}/desired"), false, "a: 1").await;
+    }
+    cloud.publish("apps/web/desired", false, "older").await;
+    device.until("the crowd", |all| (0..CROWD).all(|n| has(all, &format!("a{n}"), "a: 1"))).await;
+    device.answer(&[Answer::Accept]);
+    let last = |all: &Vec<Asked>| payloads(all, "web").last().cloned();
+    device
+        .until("the newest again, after the older one", |all| {
+            has(all, "web", "older") && last(all).as_deref() == Some("newest")
+        })
+        .await;
+    assert_eq!(device.epochs(), [7], "one connection held through it all");
 }
 
 #[tokio::test]
