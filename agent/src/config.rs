@@ -258,6 +258,12 @@ pub struct Images {
     pub insecure_registries: Vec<String>,
     /// For a registry, others to ask first.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// PEM file with authorities of registries, beside the system's; empty is those alone.
+    pub ca: String,
+    /// What pulls may take of the uplink, all of them together, in bytes per second; 0 is no bound.
+    pub max_bytes_per_second: u64,
+    /// Layers of an image that are fetched at a time, 1 to 16.
+    pub max_concurrent_layers: usize,
 }
 
 impl Default for Images {
@@ -266,6 +272,9 @@ impl Default for Images {
             preload_dir: "/usr/share/skerry/images".into(),
             insecure_registries: Vec::new(),
             mirrors: BTreeMap::new(),
+            ca: String::new(),
+            max_bytes_per_second: 0,
+            max_concurrent_layers: 2,
         }
     }
 }
@@ -369,6 +378,9 @@ impl Config {
             if path.is_relative() {
                 return Err(ConfigError::RelativePath(path.clone()));
             }
+        }
+        if !(1..=16).contains(&self.images.max_concurrent_layers) {
+            return Err(ConfigError::ConcurrentLayers(self.images.max_concurrent_layers));
         }
         Ok(())
     }

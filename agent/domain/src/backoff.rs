@@ -32,6 +32,16 @@ impl Backoff {
         self.retry_at = now.after(wait);
     }
 
+    /// The same with jitter: waits between half of it and the whole, as `seed` has it. For what many boards ask of one
+    /// server, which comes back and is asked by all of them.
+    pub fn fail_apart(&mut self, now: Moment, seed: u64) {
+        self.fail(now, now);
+        let share = mixed(seed.wrapping_add(u64::from(self.failures))) % 1024;
+        let wait = self.retry_at.since(now);
+        let less = wait / 2 * u32::try_from(share).unwrap_or(0) / 1024;
+        self.retry_at = now.after(wait.saturating_sub(less));
+    }
+
     /// When to try again.
     pub fn retry_at(&self) -> Moment {
         self.retry_at
@@ -41,6 +51,14 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
+
+/// Spreads seeds that are close to each other over all numbers (the finaliser of `SplitMix64`).
+fn mixed(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -62,6 +80,27 @@ mod tests {
             now = backoff.retry_at();
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    #[test]
+    fn jitter_takes_up_to_half_of_the_wait_and_spreads_boards_over_it() {
+        let mut quarters = [0; 4];
+        for seed in 0..400 {
+            let mut backoff = Backoff::default();
+            let mut now = at(1000);
+            for doubling in 0..9 {
+                backoff.fail_apart(now, seed * 1000);
+                let most = Duration::from_secs(1 << doubling);
+                let wait = backoff.retry_at().since(now);
+                assert!(most / 2 <= wait && wait <= most, "{wait:?} of {most:?}");
+                now = backoff.retry_at();
+                if doubling == 8 {
+                    let quarter = wait.saturating_sub(most / 2).as_millis() * 8 / most.as_millis();
+                    quarters[usize::try_from(quarter.min(3)).unwrap()] += 1;
+                }
+            }
+        }
+        assert!(quarters.iter().all(|boards| 60 < *boards), "{quarters:?}");
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub enum ConfigError {
     /// No `/24` fits.
     #[error("network.pool {0} has no room for a /24")]
     SmallPool(ipnet::Ipv4Net),
+    /// None would fetch nothing, and many would only slow each other.
+    #[error("images.max_concurrent_layers {0} is not between 1 and 16")]
+    ConcurrentLayers(usize),
     /// It would depend on where the agent is started.
     #[error("{} is not an absolute path", .0.display())]
     RelativePath(PathBuf),
@@ -92,6 +95,7 @@ impl Hint for ConfigError {
             Self::HalfClientCertificate => Some("give both, or neither".to_owned()),
             Self::SmallPool(_) => Some("use a /16 such as 10.213.0.0/16".to_owned()),
             Self::RelativePath(_) => Some("write it from / on".to_owned()),
+            Self::ConcurrentLayers(_) => Some("the default is 2".to_owned()),
         }
     }
 }

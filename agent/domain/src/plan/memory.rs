@@ -28,6 +28,8 @@ pub struct Memory {
     started_here: BTreeSet<ReplicaName>,
     last_address: BTreeMap<EnvironmentName, Ipv4Addr>,
     next_ticket: u64,
+    /// Differs from board to board, and with every start of the agent.
+    seed: u64,
     /// What each active revision was last asked to be.
     trials: BTreeMap<RevisionName, Trial>,
     /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
@@ -91,7 +93,7 @@ struct Failure {
 impl Memory {
     /// An empty memory; tickets for replica names start at `ticket`, which differs with every start of the agent.
     pub fn new(ticket: u64) -> Self {
-        Self { next_ticket: ticket, ..Self::default() }
+        Self { next_ticket: ticket, seed: ticket, ..Self::default() }
     }
 
     /// Takes note of what happened in the world, and forgets what is gone.
@@ -193,7 +195,8 @@ impl Memory {
 
     /// The images of a revision could not be fetched.
     pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
-        fail(&mut self.fetches, revision, trouble, now);
+        let seed = self.seed.wrapping_add(seed_of(&revision));
+        fail(&mut self.fetches, revision, trouble, now, |backoff| backoff.fail_apart(now, seed));
     }
 
     /// The images of a revision are there.
@@ -214,7 +217,7 @@ impl Memory {
 
     /// A replica of a revision could not be started.
     pub fn start_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
-        fail(&mut self.starts, revision, trouble, now);
+        fail(&mut self.starts, revision, trouble, now, |backoff| backoff.fail(now, now));
     }
 
     /// A replica was started.
@@ -235,7 +238,7 @@ impl Memory {
 
     /// No replica of a revision could be made to stand by.
     pub fn idle_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
-        fail(&mut self.idle, revision, trouble, now);
+        fail(&mut self.idle, revision, trouble, now, |backoff| backoff.fail(now, now));
     }
 
     pub(super) fn idle_retry_at(&self, revision: &RevisionName) -> Option<Moment> {
@@ -322,15 +325,24 @@ fn fail(
     revision: RevisionName,
     trouble: Trouble,
     now: Moment,
+    count: impl FnOnce(&mut Backoff),
 ) {
     let entry = failures.entry(revision);
     let failure =
         entry.or_insert_with(|| Failure { backoff: Backoff::default(), trouble: trouble.clone() });
     // Replicas that were started together fail together, and that is one failure.
     if failure.backoff.retry_at() <= now {
-        failure.backoff.fail(now, now);
+        count(&mut failure.backoff);
     }
     failure.trouble = trouble;
+}
+
+/// FNV-1a of its name: revisions that fail together are not tried again together.
+fn seed_of(revision: &RevisionName) -> u64 {
+    let name = revision.to_string();
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

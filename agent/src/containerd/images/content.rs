@@ -19,7 +19,7 @@ use crate::containerd::connection::{Connection, failed};
 use crate::runtime::RuntimeError;
 
 /// Bytes that go to containerd at once: one answer for each, so smaller ones cost time and larger ones memory.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 128 << 10;
 /// For one answer while a blob is written. The last comes after the whole blob is on the disk.
 const ANSWER: Duration = Duration::from_mins(5);
 
@@ -113,6 +113,30 @@ impl Content {
         }
     }
 
+    /// What an earlier try left under this name: how much of the blob came, and how large it was to be.
+    pub(super) async fn left(&self, ingest: &str) -> Result<Option<(u64, u64)>, RuntimeError> {
+        let request = services::StatusRequest { r#ref: ingest.to_owned() };
+        match self.0.client().await?.content().status(self.0.request(request)).await {
+            Ok(answer) => {
+                let unsigned = |size| u64::try_from(size).unwrap_or(0);
+                let status = answer.into_inner().status;
+                Ok(status.map(|status| (unsigned(status.offset), unsigned(status.total))))
+            }
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed("look for unfinished content", &status)),
+        }
+    }
+
+    /// Throws away what an earlier try left under this name.
+    pub(super) async fn clear(&self, ingest: &str) -> Result<(), RuntimeError> {
+        let request = services::AbortRequest { r#ref: ingest.to_owned() };
+        match self.0.client().await?.content().abort(self.0.request(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(failed("throw away unfinished content", &status)),
+        }
+    }
+
     /// Writes a small blob, and sets its labels also where it was there before.
     pub(super) async fn put(
         &self,
@@ -186,6 +210,11 @@ impl Ingest {
     /// Where to go on from: not 0 if there was an earlier try, or if another namespace has the blob.
     pub(super) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// How much of the blob has come, also what containerd was not given yet.
+    pub(super) fn received(&self) -> u64 {
+        self.offset + self.pending.len() as u64
     }
 
     /// Takes the next bytes. More than the blob has are refused at once, so that no sender can fill the disk.

@@ -17,7 +17,7 @@ use crate::containerd::connection::{Connection, failed};
 use crate::runtime::RuntimeError;
 
 /// A lease outlives an agent that was killed at a pull by this much, so that the next one can go on with it.
-const LEASE: Duration = Duration::from_hours(24);
+const LEASE: Duration = Duration::from_hours(72);
 
 /// What the name of each begins with.
 const PREFIX: &str = "skerry-";

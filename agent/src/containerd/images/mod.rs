@@ -12,6 +12,7 @@
 
 mod archive;
 mod content;
+mod fetch;
 mod import;
 mod leases;
 mod manifest;
@@ -23,6 +24,7 @@ mod records;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod unpack;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +43,7 @@ use self::name::{ImageName, InvalidImageName, Version};
 use self::platform::Board;
 use self::records::Record;
 use self::registry::Refusal;
+use self::throttle::Throttle;
 use self::unpack::Snapshots;
 use super::connection::Connection;
 use crate::clock::Clock;
@@ -99,6 +102,7 @@ pub struct Images {
     preloading: watch::Sender<bool>,
     misfits: Arc<Mutex<VecDeque<Trouble>>>,
     taken: Arc<leases::Taken>,
+    throttle: Arc<Throttle>,
 }
 
 /// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
@@ -121,6 +125,7 @@ impl Images {
         clock: Clock,
     ) -> Self {
         Self {
+            throttle: Arc::new(Throttle::new(config.max_bytes_per_second)),
             connection,
             snapshotter,
             config: Arc::new(config),

@@ -1,14 +1,15 @@
 //! The way of an image from a registry into the content store.
 
-use std::collections::BTreeMap;
-
 use domain::model::Digest;
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, Trouble};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tracing::{debug, info};
 
-use super::content::{Blob, Content, Ingest};
-use super::leases::{discard, give_back};
+use super::content::Content;
+use super::fetch::Fetch;
+use super::leases::give_back;
 use super::manifest::{Descriptor, Selected};
 use super::name::ImageName;
 use super::records::Record;
@@ -76,70 +77,36 @@ impl Images {
         digest: Digest,
     ) -> Result<(), RuntimeError> {
         let _turn = self.turns.pull.lock().await;
-        let leased = self.lease("pull", digest).await?;
-        let pulled = self.pull_leased(&leased, name, registry, digest).await;
-        match &pulled {
-            Ok(()) => give_back(&leased).await,
-            // Passing: under the same lease, the next try goes on where this one stopped.
-            Err(
-                RuntimeError::Unavailable(_)
-                | RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, .. }),
-            ) => (),
-            Err(RuntimeError::Forbidden(_) | RuntimeError::Failed(_)) => discard(&leased).await,
-        }
-        pulled
-    }
-
-    async fn pull_leased(
-        &self,
-        leased: &Connection,
-        name: &ImageName,
-        registry: &mut Registry,
-        digest: Digest,
-    ) -> Result<(), RuntimeError> {
         let root = Descriptor::plain("", digest, 0);
         let image = Selected::find(&self.board, &name.to_string(), root, registry).await?;
-        for layer in &image.manifest.layers {
-            fetch(leased, registry, layer).await?;
-        }
-        self.complete(leased, name, &image, Labels::default()).await?;
+        let leased = self.lease("pull", digest).await?;
+        // A try that fails leaves its lease: under it, the next one goes on where this one stopped.
+        self.pull_layers(&leased, registry, &image).await?;
+        self.complete(&leased, name, &image, Labels::default()).await?;
+        give_back(&leased).await;
         info!(image = %name, %digest, "image pulled");
         Ok(())
     }
-}
 
-/// Brings one layer into the store, from where an earlier try stopped.
-async fn fetch(
-    leased: &Connection,
-    registry: &Registry,
-    layer: &Descriptor,
-) -> Result<(), RuntimeError> {
-    let content = Content(leased.clone());
-    let ingest = format!("skerry-pull-{}", layer.digest);
-    let Blob::Missing(mut writer) = content.open(&ingest, layer).await? else { return Ok(()) };
-    let fetched = stream(registry, layer, &mut writer).await;
-    match &fetched {
-        Ok(()) | Err(RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_)) => (),
-        Err(RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, .. })) => {
-            writer.keep().await;
+    async fn pull_layers(
+        &self,
+        leased: &Connection,
+        registry: &Registry,
+        image: &Selected,
+    ) -> Result<(), RuntimeError> {
+        let mut layers: Vec<&Descriptor> = Vec::with_capacity(image.manifest.layers.len());
+        for layer in &image.manifest.layers {
+            // The same layer may come twice, most often the empty one.
+            if layers.iter().all(|known| known.digest != layer.digest) {
+                layers.push(layer);
+            }
         }
-        // What came is wrong, or cannot be kept: to go on with it would never end well.
-        Err(RuntimeError::Failed(_)) => content.abort(*writer).await,
+        let fetches: Vec<BoxFuture<'_, Result<(), RuntimeError>>> = layers
+            .into_iter()
+            .map(|layer| Fetch { images: self, content: Content(leased.clone()), registry, layer })
+            .map(|fetch| fetch.run().boxed())
+            .collect();
+        let at_a_time = self.config.max_concurrent_layers;
+        stream::iter(fetches).buffer_unordered(at_a_time).try_collect::<()>().await
     }
-    fetched
-}
-
-async fn stream(
-    registry: &Registry,
-    layer: &Descriptor,
-    writer: &mut Ingest,
-) -> Result<(), RuntimeError> {
-    if writer.offset() < layer.size {
-        let asked = registry.blob(&layer.digest, writer.offset()).await;
-        let mut pieces = asked.map_err(Refusal::into_error)?;
-        while let Some(piece) = pieces.next().await.map_err(Refusal::into_error)? {
-            writer.write(&piece).await?;
-        }
-    }
-    writer.commit(BTreeMap::new()).await.map(drop)
 }

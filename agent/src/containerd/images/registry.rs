@@ -9,10 +9,12 @@ use domain::reason::Reason;
 use domain::replica::RegistryLogin;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol,
+};
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_client::{Client, Reference, RegistryOperation};
 use tokio::time::timeout;
 
 use super::manifest::{
@@ -25,7 +27,7 @@ use crate::report::Chain;
 use crate::runtime::RuntimeError;
 
 /// To a registry that answers; a longer wait would hold up a start that has a local copy to fall back on.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(10);
 /// Between two pieces of an answer.
 const READ: Duration = Duration::from_secs(30);
 /// For a tag's digest, name resolution and credentials included.
@@ -71,7 +73,7 @@ impl Registry {
         mirrors.cloned().map(Some).chain([None]).collect()
     }
 
-    /// Prepares the asking; nothing is sent yet. `mirror` is asked in place of the name's own registry.
+    /// Prepares the asking, and shows the credentials. `mirror` is asked in place of the name's own registry.
     pub(super) async fn open(
         name: &ImageName,
         mirror: Option<String>,
@@ -93,14 +95,26 @@ impl Registry {
             connect_timeout: Some(CONNECT),
             read_timeout: Some(READ),
             user_agent: concat!("skerry/", env!("CARGO_PKG_VERSION")),
+            extra_root_certificates: authorities(&config.ca).await?,
             ..ClientConfig::default()
         };
         // Reads the system's certificates, which is no work for a runtime thread.
         let client = tokio::task::spawn_blocking(move || Client::try_from(settings)).await;
         let client = client.map_err(|error| Refusal::Unreachable(error.to_string()))?;
         let client = client.map_err(|error| Refusal::Unreachable(Chain(&error).to_string()))?;
-        client.store_auth_if_needed(reference.resolve_registry(), &auth).await;
-        Ok(Self { client, reference, auth })
+        let registry = Self { client, reference, auth };
+        registry.authorize().await?;
+        Ok(registry)
+    }
+
+    /// Gets leave to pull, anew where it had been given: a token may be good for minutes only. Each request would get it
+    /// by itself, but not say why it could not.
+    pub(super) async fn authorize(&self) -> Result<(), Refusal> {
+        let asked = self.client.auth(&self.reference, &self.auth, RegistryOperation::Pull);
+        match timeout(RESOLVE, asked).await {
+            Ok(answer) => answer.map(drop).map_err(|error| self.refusal(&error)),
+            Err(_) => Err(Refusal::Unreachable(self.said("no answer in time"))),
+        }
     }
 
     /// What the name stands for, there and now.
@@ -210,6 +224,17 @@ impl Registry {
                 format!("{host} wants credentials for {}, or does not have it", self.reference)
             }
         })
+    }
+}
+
+/// The authorities of registries that the owner of the board names.
+async fn authorities(path: &str) -> Result<Vec<Certificate>, Refusal> {
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    match tokio::fs::read(path).await {
+        Ok(data) => Ok(vec![Certificate { encoding: CertificateEncoding::Pem, data }]),
+        Err(error) => Err(Refusal::Unreachable(format!("cannot read images.ca {path}: {error}"))),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use domain::model::Digest;
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, Secret};
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use serde_json::{Value, json};
@@ -102,7 +102,22 @@ impl Sample {
     pub(super) fn new(architecture: &str, text: &str) -> Self {
         let noise: Vec<u8> =
             (0..700_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        let layers = [layer("bin/noise", &noise), layer("hello", text.as_bytes())];
+        Self::of(architecture, [layer("bin/noise", &noise), layer("hello", text.as_bytes())])
+    }
+
+    /// One layer of noise, larger than all else together.
+    pub(super) fn large(size: usize) -> Self {
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(size)
+        .collect();
+        Self::of(architecture(), [layer("bin/noise", &noise), layer("hello", b"large")])
+    }
+
+    fn of(architecture: &str, layers: [Vec<u8>; 2]) -> Self {
         let ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let config = json!({
             "architecture": architecture, "os": "linux",
@@ -206,11 +221,13 @@ pub(super) fn archive(dir: &Path, name: &str, files: &[(String, Vec<u8>)]) -> Pa
     path
 }
 
-/// Who may ask a registry.
+/// Who may ask a registry, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Everyone,
     Users,
+    /// By TLS, with a certificate of an authority that nobody else knows.
+    UsersByTls,
 }
 
 /// A real registry on loopback.
@@ -234,11 +251,22 @@ impl Registry {
         fs::write(dir.path().join("htpasswd"), format!("{user}:{hash}\n")).unwrap();
         let auth = match access {
             Access::Everyone => String::new(),
-            Access::Users => format!("auth:\n  htpasswd: {{realm: test, path: {path}/htpasswd}}\n"),
+            Access::Users | Access::UsersByTls => {
+                format!("auth:\n  htpasswd: {{realm: test, path: {path}/htpasswd}}\n")
+            }
+        };
+        let tls = match access {
+            Access::Everyone | Access::Users => String::new(),
+            Access::UsersByTls => {
+                let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+                fs::write(dir.path().join("ca.pem"), made.cert.pem()).unwrap();
+                fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+                format!(", tls: {{certificate: {path}/ca.pem, key: {path}/key.pem}}")
+            }
         };
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\n\
-             storage:\n  filesystem: {{rootdirectory: {path}/data}}\nhttp: {{addr: \"{host}\"}}\n{auth}"
+             storage:\n  filesystem: {{rootdirectory: {path}/data}}\nhttp: {{addr: \"{host}\"{tls}}}\n{auth}"
         );
         let file = dir.path().join("config.yml");
         fs::write(&file, config).unwrap();
@@ -267,13 +295,25 @@ impl Registry {
     /// Pushes an image and tags it.
     pub(super) async fn push(&self, repository: &str, tag: &str, sample: &Sample) {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let protocol = ClientProtocol::HttpsExcept(vec![self.host.clone()]);
-        let client =
-            Client::try_from(ClientConfig { protocol, ..ClientConfig::default() }).unwrap();
+        let (protocol, roots) = match self.access {
+            Access::Everyone | Access::Users => {
+                (ClientProtocol::HttpsExcept(vec![self.host.clone()]), Vec::new())
+            }
+            Access::UsersByTls => {
+                let data = fs::read(self.authority()).unwrap();
+                let root = Certificate { encoding: CertificateEncoding::Pem, data };
+                (ClientProtocol::Https, vec![root])
+            }
+        };
+        let settings =
+            ClientConfig { protocol, extra_root_certificates: roots, ..ClientConfig::default() };
+        let client = Client::try_from(settings).unwrap();
         let (user, password, _) = USER;
         let auth = match self.access {
             Access::Everyone => RegistryAuth::Anonymous,
-            Access::Users => RegistryAuth::Basic(user.to_owned(), password.to_owned()),
+            Access::Users | Access::UsersByTls => {
+                RegistryAuth::Basic(user.to_owned(), password.to_owned())
+            }
         };
         let (host, repository) = (self.host.clone(), repository.to_owned());
         let tagged = Reference::with_tag(host, repository, tag.to_owned());
@@ -292,6 +332,11 @@ impl Registry {
         let (_, root) = sample.blobs.last().unwrap();
         let kind = sample.root.media_type.parse().unwrap();
         client.push_manifest_raw(&tagged, root.clone(), kind).await.unwrap();
+    }
+
+    /// The certificate that vouches for it.
+    pub(super) fn authority(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
     }
 
     /// Changes a blob where the registry keeps it.

@@ -1,5 +1,6 @@
 //! Images against a real containerd and a real registry.
 
+mod access;
 mod archives;
 mod fixture;
 mod flaky;
