@@ -20,7 +20,7 @@ use std::time::Duration;
 use domain::allowances::Allowances;
 use domain::plan::Settings;
 use domain::ports;
-use domain::replica::Trouble;
+use domain::replica::{Pulls, Trouble};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -213,7 +213,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
         settings: settings(config),
         tasks: tasks.clone(),
         inbox: requests,
-        reports: wires.reports(),
+        reports: wires.reports(images.slow_pulls()),
         publisher: levels,
         durable_events: broker.is_some(),
         device_key,
@@ -281,7 +281,7 @@ struct Wires {
 }
 
 impl Wires {
-    fn reports(&self) -> Reports {
+    fn reports(&self, pulls: watch::Receiver<Arc<Pulls>>) -> Reports {
         Reports {
             health: self.health.subscribe(),
             demand: self.demand.subscribe(),
@@ -290,6 +290,7 @@ impl Wires {
             runtime: self.pulses.subscribe(),
             listeners: self.troubles.subscribe(),
             pressure: self.pressure.subscribe(),
+            pulls,
         }
     }
 

@@ -6,7 +6,7 @@ use domain::event::Event;
 use domain::model::AppName;
 use domain::model::Digest;
 use domain::probe::{HealthReport, ProbePlan};
-use domain::replica::Trouble;
+use domain::replica::{Pulls, Trouble};
 use domain::route::RouteTable;
 use domain::scale::{Demand, Readings, SamplePlan};
 use domain::status::Statuses;
@@ -94,6 +94,8 @@ pub struct Reports {
     pub runtime: watch::Receiver<u64>,
     /// From listeners: ports that could not be bound, and the like; by the listener's name.
     pub listeners: watch::Receiver<Arc<std::collections::BTreeMap<String, Trouble>>>,
+    /// From the runtime: how far pulls of images have come.
+    pub pulls: watch::Receiver<Arc<Pulls>>,
     /// From the watch on memory: whether processes of the board wait for it.
     pub pressure: watch::Receiver<bool>,
 }

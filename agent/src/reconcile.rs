@@ -19,6 +19,7 @@ mod environments;
 mod ledger;
 mod ports;
 mod publish;
+mod pulls;
 mod requests;
 mod secrets;
 mod standby;
@@ -120,6 +121,8 @@ pub struct Reconciler<R, N, S> {
     doing: BTreeMap<ReplicaName, Doing>,
     fetching: BTreeSet<RevisionName>,
     surveying: BTreeSet<AppName>,
+    /// Quarters of each pull that were told of as an event.
+    quarters_told: BTreeMap<String, u8>,
     /// When those were last asked for their ports whose target port is closed.
     asked_ports: BTreeMap<ReplicaName, Moment>,
     starts: Arc<Semaphore>,
@@ -270,6 +273,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             doing: BTreeMap::new(),
             fetching: BTreeSet::new(),
             surveying: BTreeSet::new(),
+            quarters_told: BTreeMap::new(),
             asked_ports: BTreeMap::new(),
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             preparations: Arc::new(Semaphore::new(PREPARATIONS_AT_A_TIME)),
@@ -307,6 +311,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 Ok(()) = self.reports.readings.changed() => debug!("a sample was taken"),
                 Ok(()) = self.reports.lan_names.changed() => debug!("names on the LAN changed"),
                 Ok(()) = self.reports.listeners.changed() => debug!("listeners changed"),
+                Ok(()) = self.reports.pulls.changed() => self.note_pulls(),
                 Ok(()) = self.reports.pressure.changed() => debug!("memory pressure changed"),
                 () = time::sleep_until(self.clock.instant(rest)) => debug!("timer"),
             }

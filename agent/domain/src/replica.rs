@@ -1,5 +1,7 @@
 //! Replicas: what one is to be made of, and what was seen of it.
 
+mod pull;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -12,6 +14,7 @@ use crate::document::Template;
 use crate::model::{AppName, Digest, EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
 
+pub use self::pull::{PullProgress, PullStage, Pulls};
 pub use crate::storage::{MountFlag, StorageOptions, StoragePlace, StorageSource};
 
 /// A text that is never shown: its `Debug` prints `***`.

@@ -166,6 +166,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     let message = trouble.details.clone();
                     self.emit(trouble.reason, app.as_ref(), Some(&revision), None, message);
                 }
+                self.note_pulls();
+                if let Some(record) = app.and_then(|app| self.state.apps.get(&app))
+                    && let Some(found) = record.revision(&revision)
+                {
+                    self.memory.fetch_went_on(&revision, found.template.images());
+                }
                 self.memory.fetch_failed(revision, trouble, now);
                 return;
             }

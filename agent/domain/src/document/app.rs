@@ -418,6 +418,12 @@ impl Template {
     pub fn grace(&self) -> Option<std::time::Duration> {
         self.termination_grace_period_secs.map(|secs| std::time::Duration::from_secs(secs.into()))
     }
+
+    /// The image of each container, init containers first.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let containers = self.init_containers.iter().chain(&self.containers);
+        containers.map(|container| container.image.as_str())
+    }
 }
 
 /// What the `skerry` block asks for the containers of a template.

@@ -12,7 +12,7 @@ use super::{Doing, World};
 use crate::backoff::Backoff;
 use crate::model::{EnvironmentName, Moment, ReplicaName, RevisionName};
 use crate::reason::Reason;
-use crate::replica::{Listener, ReplicaOrder, Trouble};
+use crate::replica::{Listener, PullProgress, Pulls, ReplicaOrder, Trouble};
 use crate::rollout;
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -44,6 +44,10 @@ pub struct Memory {
     thawed: BTreeSet<ReplicaName>,
     /// Why nothing could be made to stand by for a revision.
     idle: BTreeMap<RevisionName, Failure>,
+    /// How far pulls have come.
+    pulls: Arc<Pulls>,
+    /// Bytes of its images that each revision had when a fetch failed.
+    here: BTreeMap<RevisionName, u64>,
     /// How revisions are scaled.
     pub(super) scaled: BTreeMap<RevisionName, Scaled>,
 }
@@ -112,6 +116,7 @@ impl Memory {
         let revisions: BTreeSet<&RevisionName> =
             state.apps.values().flat_map(|app| &app.revisions).map(|known| &known.name).collect();
         self.fetches.retain(|name, _| revisions.contains(name));
+        self.here.retain(|name, _| revisions.contains(name));
         self.starts.retain(|name, _| revisions.contains(name));
         self.notes.clear();
         let there = |name: &ReplicaName| {
@@ -197,6 +202,37 @@ impl Memory {
     pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
         let seed = self.seed.wrapping_add(seed_of(&revision));
         fail(&mut self.fetches, revision, trouble, now, |backoff| backoff.fail_apart(now, seed));
+    }
+
+    /// Takes note of how far pulls have come.
+    pub fn pulling(&mut self, pulls: Arc<Pulls>) {
+        self.pulls = pulls;
+    }
+
+    /// A fetch of a revision with these images is about to be told as failed. Where it brought something, the one before
+    /// is forgotten: the line is bad, not gone, and the wait begins at the least again.
+    pub fn fetch_went_on<'a>(
+        &mut self,
+        revision: &RevisionName,
+        references: impl Iterator<Item = &'a str>,
+    ) {
+        let pulls = references.filter_map(|reference| self.pulls.get(reference));
+        let here = pulls.map(|pull| pull.bytes_done).sum();
+        let before = self.here.insert(revision.clone(), here).unwrap_or(0);
+        if before < here {
+            self.fetches.remove(revision);
+        }
+    }
+
+    /// The pull of one of these images, where one goes on.
+    pub(crate) fn pull_of<'a>(
+        &'a self,
+        mut references: impl Iterator<Item = &'a str>,
+    ) -> Option<(&'a str, &'a PullProgress)> {
+        references.find_map(|reference| {
+            let pull = self.pulls.get(reference).filter(|pull| pull.is_active())?;
+            Some((reference, pull))
+        })
     }
 
     /// The images of a revision are there.
@@ -358,6 +394,30 @@ mod tests {
 
     fn trouble() -> Trouble {
         Trouble { reason: Reason::ContainerStartFailed, details: "why".to_owned() }
+    }
+
+    #[test]
+    fn a_fetch_that_brought_something_waits_as_after_the_first_failure() {
+        let (mut memory, revision) = (Memory::new(7), "a--1".parse::<RevisionName>().unwrap());
+        let here = |bytes_done| {
+            let pull = PullProgress { bytes: 1000, bytes_done, ..PullProgress::default() };
+            Arc::new(Pulls::from([("a:1".to_owned(), pull)]))
+        };
+        let mut now = at(1000);
+        let mut waits = Vec::new();
+        for bytes in [0, 0, 0, 0, 500, 500] {
+            memory.pulling(here(bytes));
+            memory.fetch_went_on(&revision, ["a:1"].into_iter());
+            memory.fetch_failed(revision.clone(), trouble(), now);
+            let retry = memory.fetch_retry_at(&revision).unwrap();
+            waits.push(retry.since(now).as_secs_f64().ceil());
+            now = retry;
+        }
+        // The jitter takes less than half of each.
+        assert!(
+            4.0 < waits[3] && waits[3] <= 8.0 && waits[4] <= 1.0 && waits[5] <= 2.0,
+            "{waits:?}"
+        );
     }
 
     #[test]

@@ -15,12 +15,7 @@ use crate::state::{AppRecord, RevisionRecord};
 /// The images of a revision.
 pub(super) fn fetch(record: &AppRecord, revision: &RevisionRecord) -> FetchOrder {
     let template = &revision.template;
-    let images: BTreeSet<String> = template
-        .init_containers
-        .iter()
-        .chain(&template.containers)
-        .map(|container| container.image.clone())
-        .collect();
+    let images: BTreeSet<String> = template.images().map(str::to_owned).collect();
     let document = record.document_of(revision);
     let logins = document.map(|document| logins(record, document)).unwrap_or_default();
     FetchOrder { revision: revision.name.clone(), images: images.into_iter().collect(), logins }

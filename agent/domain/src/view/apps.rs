@@ -282,6 +282,13 @@ fn revision_trouble(
     {
         return scene.memory.scale_trouble(&revision.name).cloned();
     }
+    // What failed before is no news any more where it goes on.
+    if scene.world.fetching.contains(&revision.name)
+        && let Some((reference, pull)) = scene.memory.pull_of(revision.template.images())
+    {
+        let details = format!("{reference}: {pull}");
+        return Some(Trouble { reason: Reason::PullingImage, details });
+    }
     if let Some(trouble) = scene.memory.trouble(&revision.name) {
         return Some(trouble.clone());
     }

@@ -15,10 +15,11 @@ use domain::reason::Reason;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::Images;
 use super::content::{Blob, Content, Ingest};
 use super::manifest::Descriptor;
+use super::progress::Advance;
 use super::registry::{Refusal, Registry};
+use super::throttle::Throttle;
 use crate::runtime::RuntimeError;
 
 /// Tries in a row that bring nothing, before the failure is told.
@@ -28,10 +29,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What it takes to fetch one layer.
 pub(super) struct Fetch<'a> {
-    pub(super) images: &'a Images,
+    pub(super) throttle: &'a Throttle,
     pub(super) content: Content,
     pub(super) registry: &'a Registry,
     pub(super) layer: &'a Descriptor,
+    /// Its place among the layers of the image.
+    pub(super) index: usize,
+    pub(super) advance: &'a Advance<'a>,
 }
 
 /// What is done about a try that failed.
@@ -72,8 +76,12 @@ impl Fetch<'_> {
     pub(super) async fn run(self) -> Result<(), RuntimeError> {
         let (mut fruitless, mut begun_anew) = (0, false);
         loop {
-            let Some(mut writer) = self.open().await? else { return Ok(()) };
+            let Some(mut writer) = self.open().await? else {
+                self.advance.here(self.index, self.layer.size);
+                return Ok(());
+            };
             let before = writer.received();
+            self.advance.here(self.index, before);
             let Err(error) = self.fill(&mut writer).await else { return Ok(()) };
             let came = before < writer.received();
             let mishap = Mishap::of(&error);
@@ -128,8 +136,9 @@ impl Fetch<'_> {
             let asked = self.registry.blob(&self.layer.digest, writer.offset()).await;
             let mut pieces = asked.map_err(Refusal::into_error)?;
             while let Some(piece) = pieces.next().await.map_err(Refusal::into_error)? {
-                self.images.throttle.pass(piece.len()).await;
+                self.throttle.pass(piece.len()).await;
                 writer.write(&piece).await?;
+                self.advance.came(self.index, writer.received(), piece.len());
             }
             if writer.received() < self.layer.size {
                 // Ended early, in good order: a proxy that gave up, for one.

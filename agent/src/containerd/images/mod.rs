@@ -19,6 +19,7 @@ mod manifest;
 mod name;
 mod parcel;
 mod platform;
+mod progress;
 mod pull;
 mod records;
 mod registry;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::model::Digest;
 use domain::reason::Reason;
-use domain::replica::{RegistryLogin, ResolvedImage, Trouble};
+use domain::replica::{Pulls, RegistryLogin, ResolvedImage, Trouble};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -41,6 +42,7 @@ use self::leases::give_back;
 use self::manifest::{Descriptor, Selected};
 use self::name::{ImageName, InvalidImageName, Version};
 use self::platform::Board;
+use self::progress::Progress;
 use self::records::Record;
 use self::registry::Refusal;
 use self::throttle::Throttle;
@@ -103,6 +105,7 @@ pub struct Images {
     misfits: Arc<Mutex<VecDeque<Trouble>>>,
     taken: Arc<leases::Taken>,
     throttle: Arc<Throttle>,
+    progress: Arc<Progress>,
 }
 
 /// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
@@ -136,6 +139,7 @@ impl Images {
             preloading: watch::Sender::new(false),
             misfits: Arc::default(),
             taken: Arc::default(),
+            progress: Arc::default(),
         }
     }
 
@@ -168,7 +172,7 @@ impl Images {
                 return Ok(resolved(local.target.digest, None));
             }
         }
-        let refusal = match self.update(&name, local.as_ref(), logins).await? {
+        let refusal = match self.update(reference, &name, local.as_ref(), logins).await? {
             Ok(digest) => return Ok(resolved(digest, None)),
             Err(refusal) => refusal,
         };
@@ -232,6 +236,16 @@ impl Images {
     pub fn forget(&self, image: &ResolvedImage) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(digest, _)| *digest != image.digest);
+    }
+
+    /// How far pulls have come, for whoever looks on.
+    pub fn pulls(&self) -> watch::Receiver<Arc<Pulls>> {
+        self.progress.brisk()
+    }
+
+    /// How far pulls have come, at the pace of statuses.
+    pub fn slow_pulls(&self) -> watch::Receiver<Arc<Pulls>> {
+        self.progress.slow()
     }
 
     /// Every image on the board, by name.

@@ -12,6 +12,7 @@ use super::fetch::Fetch;
 use super::leases::give_back;
 use super::manifest::{Descriptor, Selected};
 use super::name::ImageName;
+use super::progress::Advance;
 use super::records::Record;
 use super::registry::{Refusal, Registry};
 use super::{Images, Labels};
@@ -23,6 +24,7 @@ impl Images {
     /// registry's.
     pub(super) async fn update(
         &self,
+        reference: &str,
         name: &ImageName,
         local: Option<&Record>,
         logins: &[RegistryLogin],
@@ -36,7 +38,7 @@ impl Images {
         {
             return Ok(Ok(digest));
         }
-        match self.pull(name, &mut registry, digest).await {
+        match self.pull(reference, name, &mut registry, digest).await {
             Ok(()) => Ok(Ok(digest)),
             Err(RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, details })) => {
                 Ok(Err(Refusal::Unreachable(details)))
@@ -72,6 +74,7 @@ impl Images {
 
     async fn pull(
         &self,
+        reference: &str,
         name: &ImageName,
         registry: &mut Registry,
         digest: Digest,
@@ -80,9 +83,13 @@ impl Images {
         let root = Descriptor::plain("", digest, 0);
         let image = Selected::find(&self.board, &name.to_string(), root, registry).await?;
         let leased = self.lease("pull", digest).await?;
+        let layers = distinct(&image.manifest.layers);
+        let advance = self.progress.begin(reference, &layers);
         // A try that fails leaves its lease: under it, the next one goes on where this one stopped.
-        self.pull_layers(&leased, registry, &image).await?;
+        self.pull_layers(&leased, registry, &layers, &advance).await?;
+        advance.unpacking();
         self.complete(&leased, name, &image, Labels::default()).await?;
+        advance.finish();
         give_back(&leased).await;
         info!(image = %name, %digest, "image pulled");
         Ok(())
@@ -92,21 +99,30 @@ impl Images {
         &self,
         leased: &Connection,
         registry: &Registry,
-        image: &Selected,
+        layers: &[&Descriptor],
+        advance: &Advance<'_>,
     ) -> Result<(), RuntimeError> {
-        let mut layers: Vec<&Descriptor> = Vec::with_capacity(image.manifest.layers.len());
-        for layer in &image.manifest.layers {
-            // The same layer may come twice, most often the empty one.
-            if layers.iter().all(|known| known.digest != layer.digest) {
-                layers.push(layer);
-            }
-        }
         let fetches: Vec<BoxFuture<'_, Result<(), RuntimeError>>> = layers
-            .into_iter()
-            .map(|layer| Fetch { images: self, content: Content(leased.clone()), registry, layer })
-            .map(|fetch| fetch.run().boxed())
+            .iter()
+            .enumerate()
+            .map(|(index, layer)| {
+                let content = Content(leased.clone());
+                let throttle = &self.throttle;
+                Fetch { throttle, content, registry, layer, index, advance }.run().boxed()
+            })
             .collect();
         let at_a_time = self.config.max_concurrent_layers;
         stream::iter(fetches).buffer_unordered(at_a_time).try_collect::<()>().await
     }
+}
+
+/// The same layer may come twice in an image, most often the empty one.
+fn distinct(layers: &[Descriptor]) -> Vec<&Descriptor> {
+    let mut distinct: Vec<&Descriptor> = Vec::with_capacity(layers.len());
+    for layer in layers {
+        if distinct.iter().all(|known| known.digest != layer.digest) {
+            distinct.push(layer);
+        }
+    }
+    distinct
 }

@@ -453,6 +453,7 @@ impl Board {
                 lan_names: watch::channel(Arc::default()).1,
                 runtime,
                 listeners: watch::channel(Arc::default()).1,
+                pulls: watch::channel(Arc::default()).1,
                 pressure: low_rx,
             },
             publisher: levels,
