@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::{
-    Access, Board, Broker, Control, Document, Image, LONG, Lan, Line, Registry, eventually, now,
-    run,
+    Access, Board, Broker, Control, Document, Image, LONG, Lan, Line, Message, Registry,
+    eventually, now, run,
 };
 
 /// What may come twice for each cut and each kill.
@@ -44,6 +44,7 @@ impl Scene {
         let broker = Broker::start(&lan, Access::Anonymous)?;
         let registry = Registry::open(&lan)?;
         let mut board = Board::new(lan)?;
+        board.start_containerd()?;
         board.preload(&Image::testapp("test.local/app:1")?.env("VERSION", "1"))?;
         board.settings().broker(&broker);
         let control = Control::connect(&broker, &board.device())?;
@@ -107,15 +108,19 @@ fn a_pull_survives_cuts_and_kills_while_the_old_revision_serves() -> Result<()> 
     ensure!(10 <= cuts, "{cuts} cuts");
     ensure!(twice < (cuts + kills) * TWICE, "{twice} bytes came twice");
 
-    let topic = format!("skerry/v1/{}/apps/hello/status", board.device());
-    let told = control.history(&topic);
+    let told = control.history("apps/hello/status");
     let is_progress = |details: &str| details.contains(" MiB, ") && details.contains(" layers");
     let progress = told.iter().any(|message| {
         let revision = &message.json()["revisions"][0];
         revision["reason"] == "PullingImage"
             && revision["details"].as_str().is_some_and(is_progress)
     });
-    ensure!(progress, "no status told of the progress");
+    let newest = |message: &Message| {
+        let revision = &message.json()["revisions"][0];
+        format!("{} {} {}", revision["name"], revision["reason"], revision["details"])
+    };
+    let all: Vec<String> = told.iter().map(newest).collect();
+    ensure!(progress, "no status told of the progress: {all:#?}");
     let event = control.await_event("hello", "PullingImage")?;
     ensure!(is_progress(event.json()["message"].as_str().unwrap_or_default()), "{event:?}");
     Ok(())
