@@ -50,3 +50,4 @@ pub mod watch_dir;
 // The process and the command line.
 pub mod agent;
 pub mod cli;
+pub mod doctor;

@@ -110,7 +110,7 @@ fn no_adapter_names_another_and_no_port_names_an_adapter() -> Result<()> {
 #[test]
 fn every_module_of_the_agent_has_its_place() -> Result<()> {
     // These wire the others or speak to people, and may name what they need.
-    let known = ["lib", "main", "agent", "cli"];
+    let known = ["lib", "main", "agent", "cli", "doctor"];
     for (file, _) in sources()? {
         if let Some(module) = module(&file) {
             let placed = [ADAPTERS, PORTS, &known].iter().any(|list| list.contains(&module));
@@ -174,8 +174,20 @@ fn only_those_who_serve_open_a_listening_socket() -> Result<()> {
         ensure!(!file.starts_with("agent/src/dial"), "{file} listens: {line}");
     }
     // The samplers dial no host themselves: a document names it, and from the board it would reach too much.
+    // The doctor asks whether those answer that the owner's configuration names, and no others.
     only(
-        &["ingress", "api", "cli", "mqtt", "broker", "probe", "dial", "containerd", "dns"],
+        &[
+            "ingress",
+            "api",
+            "cli",
+            "doctor",
+            "mqtt",
+            "broker",
+            "probe",
+            "dial",
+            "containerd",
+            "dns",
+        ],
         &["TcpStream::connect", "UnixStream::connect"],
     )?;
     // The library of mDNS opens its own; starting it is opening one.

@@ -133,6 +133,13 @@ pub(super) enum Command {
     },
     /// Show the state of the device
     Status,
+    /// Look at the board, and say what to do; needs no agent
+    #[command(after_help = "Exit code 1 where a check fails. Example:\n  skerry doctor -o json")]
+    Doctor {
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
     /// Print a completion script
     Completions {
         #[arg(value_enum)]

@@ -14,7 +14,7 @@ use super::check::check;
 use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
-use super::{explain, follow, revision, secret, show, traffic};
+use super::{doctor, explain, follow, revision, secret, show, traffic};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -27,6 +27,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Agent(_) => Ok(()),
         Command::Check { file } => check_file(console, output, file).await,
         Command::Completions { shell } => completions(console, shell),
+        Command::Doctor { config } => doctor::run(console, output, config).await,
         Command::Explain { what } => explain::explain(console, output, &socket, what).await,
         Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }
@@ -130,6 +131,7 @@ async fn ask(
         Command::Agent(_)
         | Command::Check { .. }
         | Command::Completions { .. }
+        | Command::Doctor { .. }
         | Command::Explain { .. }
         | Command::Secret { .. } => Ok(()),
     }

@@ -53,6 +53,9 @@ pub(super) enum CliError {
     /// The document has errors; they were printed.
     #[error("{} is not a document that the agent would take", .0.display())]
     Invalid(PathBuf),
+    /// The doctor's checks found something; it was printed.
+    #[error("{0} checks failed")]
+    Unwell(usize),
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]
     Failed { app: String, why: String },
@@ -126,6 +129,7 @@ impl Hint for CliError {
             Self::NoPublicKey(_) => Some("take publicKey of the device's status".to_owned()),
             Self::Read { .. }
             | Self::Invalid(_)
+            | Self::Unwell(_)
             | Self::Print(_)
             | Self::Format { .. }
             | Self::Runtime(_) => None,

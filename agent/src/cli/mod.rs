@@ -1,4 +1,4 @@
-//! The commands: `skerry agent` is the daemon, `skerry check` and `explain REASON` need none, the rest asks the agent
+//! The commands: `skerry agent` is the daemon, `skerry check`, `doctor` and `explain REASON` need none, the rest asks the agent
 //! on its socket.
 //!
 //! Nothing is decided here. A command is one call, and its answer in a shape that a person or a program reads.
@@ -8,6 +8,7 @@ mod args;
 pub mod check;
 mod client;
 mod commands;
+mod doctor;
 mod error;
 mod explain;
 mod follow;

@@ -102,6 +102,7 @@ fn help_names_every_command() {
           scale         Set or clear an app's scale target
           secret        Set, list or remove the values of an app's secrets
           status        Show the state of the device
+          doctor        Look at the board, and say what to do; needs no agent
           completions   Print a completion script
 
         Options:

@@ -70,6 +70,11 @@ struct Trees {
     outbox: sled::Tree,
 }
 
+/// Looks at the copy in `dir` beside a running agent: the clock's floor that it remembers, or none where it is damaged.
+pub fn inspect_copy(dir: &Path) -> io::Result<Option<u64>> {
+    snapshot::inspect(&dir.join(snapshot::NAME))
+}
+
 impl SledStore {
     /// Opens the store in `dir`, or rebuilds it. Fails only where the folder cannot be used at all. The first of `keys`
     /// seals, the others open what they sealed before.

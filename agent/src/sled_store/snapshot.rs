@@ -65,14 +65,23 @@ pub(super) fn read(path: &Path, reader: &mut Reader<'_>) -> Option<(State, u64)>
     state
 }
 
-fn decode(bytes: &[u8], reader: &mut Reader<'_>) -> Option<(State, u64)> {
+/// What the copy in `path` says of itself, without the keys: whether it is whole, and the clock's floor.
+pub(super) fn inspect(path: &Path) -> io::Result<Option<u64>> {
+    let bytes = fs::read(path)?;
+    let floor = body(&bytes).and_then(unversioned::<Snapshot>);
+    Ok(floor.map(|copy| copy.device.map(|device| device.clock_floor_secs).unwrap_or_default()))
+}
+
+/// What follows the digest, where it has that digest.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     let (digest, body) = (std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]);
-    if Digest::of(body) != digest.parse().ok()? {
-        return None;
-    }
-    let snapshot: Snapshot = unversioned(body)?;
+    (Digest::of(body) == digest.parse().ok()?).then_some(body)
+}
+
+fn decode(bytes: &[u8], reader: &mut Reader<'_>) -> Option<(State, u64)> {
+    let snapshot: Snapshot = unversioned(body(bytes)?)?;
     let mut state = State::default();
     for app in snapshot.apps.iter().filter_map(|app| read_app(app, reader)) {
         state.apps.insert(app.name.clone(), app);
