@@ -264,6 +264,31 @@ pub struct Images {
     pub max_bytes_per_second: u64,
     /// Layers of an image that are fetched at a time, 1 to 16.
     pub max_concurrent_layers: usize,
+    /// Whose signature images need, by registry and path; `*` is all.
+    pub trust: BTreeMap<String, Trust>,
+}
+
+/// An entry of `[images.trust]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// PEM files with public keys, any of which may have signed.
+    pub keys: Vec<PathBuf>,
+    /// No signature is needed: an exemption from a shorter entry.
+    pub unsigned: bool,
+    /// What archives bring under these names.
+    pub archives: Archives,
+}
+
+/// Whether images of archives, which bear no signature, are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Archives {
+    /// They are not.
+    #[default]
+    Refused,
+    /// They are: who can put them on the board may.
+    Trusted,
 }
 
 impl Default for Images {
@@ -275,6 +300,7 @@ impl Default for Images {
             ca: String::new(),
             max_bytes_per_second: 0,
             max_concurrent_layers: 2,
+            trust: BTreeMap::new(),
         }
     }
 }
@@ -381,6 +407,19 @@ impl Config {
         }
         if !(1..=16).contains(&self.images.max_concurrent_layers) {
             return Err(ConfigError::ConcurrentLayers(self.images.max_concurrent_layers));
+        }
+        for (prefix, trust) in &self.images.trust {
+            let host = prefix.split('/').next().unwrap_or_default();
+            let is_registry = host == "localhost" || host.contains(['.', ':']);
+            if prefix != "*" && (!is_registry || prefix.contains("//") || prefix.ends_with('/')) {
+                return Err(ConfigError::TrustPrefix(prefix.clone()));
+            }
+            if trust.keys.is_empty() != trust.unsigned {
+                return Err(ConfigError::TrustKeys(prefix.clone()));
+            }
+            if let Some(key) = trust.keys.iter().find(|key| key.is_relative()) {
+                return Err(ConfigError::RelativePath(key.clone()));
+            }
         }
         Ok(())
     }

@@ -78,6 +78,7 @@ reasons! {
     RegistryUnreachable: "The registry cannot be reached.", "Check the network, or import the image.";
     ImagePlatformMismatch: "The image has no variant for this board's architecture.", "Build it for the platform that the details name.";
     ImageCorrupt: "The image's content does not match its digest.", "Pull or import it again.";
+    ImageUntrusted: "Nobody whose key the board has vouches for the image.", "Sign it as docs/guide/images.md says, or correct [images.trust]; it is tried again by itself.";
     PullingImage: "The image is being fetched.", "Nothing to do.";
     CommandNotFound: "The command does not exist in the image.", "Check command and args against the image.";
     CommandNotExecutable: "The command in the image cannot be executed.", "Give it the executable bit, or a build for this architecture.";

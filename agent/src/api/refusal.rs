@@ -95,6 +95,7 @@ const CODES: &[(Reason, Code)] = &[
     (Reason::StorageFailed, Code::Internal),
     (Reason::ContainerdFailed, Code::Internal),
     (Reason::ImageCorrupt, Code::Internal),
+    (Reason::ImageUntrusted, Code::FailedPrecondition),
     (Reason::ContainerdUnavailable, Code::Unavailable),
     (Reason::RegistryUnreachable, Code::Unavailable),
     (Reason::ContainerdForbidden, Code::PermissionDenied),

@@ -54,6 +54,14 @@ pub enum ConfigError {
     /// None would fetch nothing, and many would only slow each other.
     #[error("images.max_concurrent_layers {0} is not between 1 and 16")]
     ConcurrentLayers(usize),
+    /// It would fit nothing, or other images than it seems to.
+    #[error(
+        "images.trust {0:?} is neither \"*\" nor a registry with a path, such as \"registry.example/team\""
+    )]
+    TrustPrefix(String),
+    /// It says neither, or both.
+    #[error("images.trust {0:?} needs either keys or unsigned = true")]
+    TrustKeys(String),
     /// It would depend on where the agent is started.
     #[error("{} is not an absolute path", .0.display())]
     RelativePath(PathBuf),
@@ -96,6 +104,9 @@ impl Hint for ConfigError {
             Self::SmallPool(_) => Some("use a /16 such as 10.213.0.0/16".to_owned()),
             Self::RelativePath(_) => Some("write it from / on".to_owned()),
             Self::ConcurrentLayers(_) => Some("the default is 2".to_owned()),
+            Self::TrustPrefix(_) | Self::TrustKeys(_) => {
+                Some("docs/guide/images.md shows how entries of [images.trust] look".to_owned())
+            }
         }
     }
 }

@@ -86,6 +86,9 @@ impl Images {
         let mut reader = ArchiveReader::open(path).await?;
         let parcels = reader.parcels(&self.board).await;
         let parcels = parcels.inspect_err(|error| self.remember_misfit(error))?;
+        for parcel in &parcels {
+            self.check_archive(&parcel.name)?;
+        }
         let mut imported = Vec::with_capacity(parcels.len());
         for parcel in parcels {
             let digest = parcel.image.root().digest;

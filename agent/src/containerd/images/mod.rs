@@ -26,6 +26,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod trust;
 mod unpack;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -146,7 +147,8 @@ impl Images {
     /// Makes the image local and unpacked, and says which bits the reference stands for.
     ///
     /// What was imported, and what a digest names, is used without asking. For other tags the registry is asked; if it
-    /// cannot be reached or has lost the tag, the local copy is taken with a warning.
+    /// cannot be reached or has lost the tag, the local copy is taken with a warning. Where somebody must vouch for the
+    /// image, nothing is fetched, unpacked or used before somebody did.
     pub async fn ensure(
         &self,
         reference: &str,
@@ -168,6 +170,7 @@ impl Images {
         };
         if let Some(local) = &local {
             let settled = local.is_imported() || matches!(name.version(), Version::Digest(_));
+            let settled = settled && self.check_local(&name, local).await.is_ok();
             if settled && self.is_whole(local).await? {
                 return Ok(resolved(local.target.digest, None));
             }
@@ -178,7 +181,10 @@ impl Images {
         };
         match (refusal, local) {
             (Refusal::Unreachable(why) | Refusal::NotFound(why), Some(local))
-                if self.is_whole(&local).await? =>
+                if {
+                    self.check_local(&name, &local).await?;
+                    self.is_whole(&local).await?
+                } =>
             {
                 let digest = local.target.digest;
                 Ok(resolved(digest, Some(format!("{why}; the local copy {digest} is used"))))

@@ -15,6 +15,7 @@ use super::name::ImageName;
 use super::progress::Advance;
 use super::records::Record;
 use super::registry::{Refusal, Registry};
+use super::trust::Vouched;
 use super::{Images, Labels};
 use crate::containerd::connection::Connection;
 use crate::runtime::RuntimeError;
@@ -33,12 +34,16 @@ impl Images {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(local) = local.filter(|local| local.target.digest == digest)
-            && self.is_whole(local).await?
-        {
-            return Ok(Ok(digest));
-        }
-        match self.pull(reference, name, &mut registry, digest).await {
+        let fetched = async {
+            let vouched = self.vouch(name, &mut registry, digest, local).await?;
+            if let Some(local) = local.filter(|local| local.target.digest == digest)
+                && self.is_whole(local).await?
+            {
+                return self.note(name, local, vouched).await;
+            }
+            self.pull(reference, name, &mut registry, digest, vouched).await
+        };
+        match fetched.await {
             Ok(()) => Ok(Ok(digest)),
             Err(RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, details })) => {
                 Ok(Err(Refusal::Unreachable(details)))
@@ -78,6 +83,7 @@ impl Images {
         name: &ImageName,
         registry: &mut Registry,
         digest: Digest,
+        vouched: Vouched,
     ) -> Result<(), RuntimeError> {
         let _turn = self.turns.pull.lock().await;
         let root = Descriptor::plain("", digest, 0);
@@ -88,7 +94,8 @@ impl Images {
         // A try that fails leaves its lease: under it, the next one goes on where this one stopped.
         self.pull_layers(&leased, registry, &layers, &advance).await?;
         advance.unpacking();
-        self.complete(&leased, name, &image, Labels::default()).await?;
+        let labels = Labels { named: vouched.clone(), pinned: vouched };
+        self.complete(&leased, name, &image, labels).await?;
         advance.finish();
         give_back(&leased).await;
         info!(image = %name, %digest, "image pulled");

@@ -15,6 +15,9 @@ pub(super) const IMPORTED: &str = "skerry.io/imported";
 /// On an image that came from an archive: the stamp of the file.
 pub(super) const ARCHIVE: &str = "skerry.io/archive";
 
+/// On an image that somebody vouches for: the fingerprint of the key, and the digest.
+pub(super) const SIGNED_BY: &str = "skerry.io/signed-by";
+
 /// A name and what it stands for.
 #[derive(Debug, Clone)]
 pub(super) struct Record {

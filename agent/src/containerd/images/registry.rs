@@ -131,7 +131,20 @@ impl Registry {
 
     /// The manifest or index of this digest, described by what the registry sent.
     pub(super) async fn manifest(&self, digest: &Digest) -> Result<Bytes, Refusal> {
-        let reference = self.reference.clone_with_digest(digest.to_string());
+        self.read_manifest(self.reference.clone_with_digest(digest.to_string())).await
+    }
+
+    /// What another tag of the same repository stands for.
+    pub(super) async fn tagged(&self, tag: String) -> Result<Bytes, Refusal> {
+        let (registry, repository) = (self.reference.registry(), self.reference.repository());
+        let mut reference = Reference::with_tag(registry.to_owned(), repository.to_owned(), tag);
+        if self.reference.namespace().is_some() {
+            reference.set_mirror_registry(self.reference.resolve_registry().to_owned());
+        }
+        self.read_manifest(reference).await
+    }
+
+    async fn read_manifest(&self, reference: Reference) -> Result<Bytes, Refusal> {
         let accepted = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
         let asked = self.client.pull_manifest_raw(&reference, &self.auth, &accepted);
         match timeout(DOCUMENT, asked).await {

@@ -6,3 +6,4 @@ mod fixture;
 mod flaky;
 mod leases;
 mod pulls;
+mod trust;
