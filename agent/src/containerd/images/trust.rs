@@ -174,7 +174,7 @@ async fn search(
     let offers = layers.iter().filter(|layer| layer.media_type == PAYLOAD).take(MAX_SIGNATURES);
     let mut best = "has no signature".to_owned();
     for offer in offers {
-        best = "is signed by none of the configured keys".to_owned();
+        "is signed by none of the configured keys".clone_into(&mut best);
         let Some(signature) = offer.annotation(SIGNATURE) else { continue };
         let Ok(signature) = STANDARD.decode(signature.trim()) else { continue };
         let payload = payload(registry, offer).await?;
