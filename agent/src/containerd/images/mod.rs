@@ -23,6 +23,7 @@ mod progress;
 mod pull;
 mod records;
 mod registry;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod throttle;

@@ -27,7 +27,7 @@ use crate::report::Chain;
 use crate::runtime::RuntimeError;
 
 /// To a registry that answers; a longer wait would hold up a start that has a local copy to fall back on.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer.
 const READ: Duration = Duration::from_secs(30);
 /// For a tag's digest, name resolution and credentials included.
@@ -142,6 +142,23 @@ impl Registry {
             reference.set_mirror_registry(self.reference.resolve_registry().to_owned());
         }
         self.read_manifest(reference).await
+    }
+
+    /// The manifests of these kinds that say that they are about this one.
+    pub(super) async fn referrers(
+        &self,
+        digest: &Digest,
+        kinds: &[&str],
+    ) -> Result<Vec<Digest>, Refusal> {
+        let reference = self.reference.clone_with_digest(digest.to_string());
+        let index = match timeout(DOCUMENT, self.client.pull_referrers(&reference, None)).await {
+            Ok(answer) => answer.map_err(|error| self.refusal(&error))?,
+            Err(_) => return Err(Refusal::Unreachable(self.said("no answer in time"))),
+        };
+        let of_kind =
+            |kind: &Option<String>| kind.as_deref().is_some_and(|kind| kinds.contains(&kind));
+        let found = index.manifests.iter().filter(|entry| of_kind(&entry.artifact_type));
+        Ok(found.filter_map(|entry| entry.digest.parse().ok()).collect())
     }
 
     async fn read_manifest(&self, reference: Reference) -> Result<Bytes, Refusal> {

@@ -1,37 +1,32 @@
 //! Who vouches for an image: signatures of cosign by key pairs, checked before anything of the image is fetched.
 //!
-//! A signature lies beside its image, under the tag `sha256-<digits>.sig`: a manifest, each layer of which is a payload
-//! that names the digest of the image, with its signature as an annotation. Nobody else is asked, and time plays no
-//! role. The name inside the payload is not looked at, as with cosign: the digest decides, so that a mirror serves too.
+//! Signatures lie beside their image, under the tag `sha256-<digits>.sig`, or are found among what refers to it (the OCI
+//! distribution spec's referrers, or the index under the tag `sha256-<digits>` where a registry does not list them).
+//! Either way it is a manifest, whose layers are what `signature` reads. Nobody but the registry is asked, and time plays
+//! no role.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use domain::model::Digest;
 use domain::reason::Reason;
-use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
-use serde::Deserialize;
 use tracing::info;
 
 use super::manifest::{Descriptor, Document, Documents as _};
 use super::name::{ImageName, registry_name};
 use super::records::{self, Record, SIGNED_BY};
 use super::registry::{Refusal, Registry};
+use super::signature::{self, BUNDLE, Key, PAYLOAD, SIGNATURE};
 use super::{Images, trouble};
 use crate::config::{Archives, Trust};
 use crate::runtime::RuntimeError;
 
-/// What cosign calls its payloads.
-const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// The annotation with the signature, as base64.
-const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
-/// What a payload says it is.
-const KIND: &str = "cosign container image signature";
-/// Signatures of one image that are looked at: more than an image has, and no work without end.
+/// The artifacts of cosign that hold signatures: its payloads, and its bundles.
+const ARTIFACTS: [&str; 2] = ["application/vnd.dev.cosign.artifact.sig.v1+json", BUNDLE];
+/// Referrers that are looked at, and signatures in each: more than an image has, and no work without end.
+const MAX_REFERRERS: usize = 16;
 const MAX_SIGNATURES: usize = 32;
-/// Bytes of a payload: they have a few hundred.
+/// Bytes of a payload or a bundle: they have a few hundred, or a few thousand.
 const MAX_PAYLOAD: u64 = 64 << 10;
 
 /// The labels of a record whose image was vouched for; none where nobody need vouch.
@@ -103,6 +98,9 @@ impl Images {
         local: &Record,
         vouched: Vouched,
     ) -> Result<(), RuntimeError> {
+        if vouched.is_empty() {
+            return Ok(());
+        }
         let digest = local.target.digest;
         for name in [name.pinned(digest).to_string(), local.name.clone()] {
             let Some(mut record) = records::get(&self.connection, name).await? else { continue };
@@ -151,41 +149,70 @@ fn label(local: &Record) -> Vouched {
     local.labels.get_key_value(SIGNED_BY).map(|(k, v)| (k.clone(), v.clone())).into_iter().collect()
 }
 
-/// Looks for a signature by one of the keys. The inner error says what was found instead.
+/// Looks for a signature by one of the keys: beside the image by its tag, then among what refers to it. The inner error
+/// says what was found instead.
 async fn search(
     registry: &mut Registry,
     digest: Digest,
     keys: &[Key],
 ) -> Result<Result<Digest, String>, RuntimeError> {
-    let bytes = match registry.tagged(format!("sha256-{}.sig", digest.hex())).await {
-        Ok(bytes) => bytes,
-        Err(Refusal::NotFound(_)) => return Ok(Err("has no signature".to_owned())),
+    let mut told = "has no signature".to_owned();
+    let beside = match registry.tagged(format!("sha256-{}.sig", digest.hex())).await {
+        Ok(bytes) => Some(bytes),
+        Err(Refusal::NotFound(_)) => None,
         Err(
             refusal @ (Refusal::Unreachable(_) | Refusal::Unauthorized(_) | Refusal::Corrupt(_)),
         ) => return Err(refusal.into_error()),
     };
-    let layers = match Document::parse(&bytes) {
-        Ok(Document::Manifest(manifest)) => manifest.layers,
-        Ok(Document::Index(..)) => {
-            return Ok(Err("has an index in place of signatures".to_owned()));
-        }
-        Err(why) => return Ok(Err(format!("has a manifest of signatures that {why}"))),
-    };
-    let offers = layers.iter().filter(|layer| layer.media_type == PAYLOAD).take(MAX_SIGNATURES);
-    let mut best = "has no signature".to_owned();
-    for offer in offers {
-        "is signed by none of the configured keys".clone_into(&mut best);
-        let Some(signature) = offer.annotation(SIGNATURE) else { continue };
-        let Ok(signature) = STANDARD.decode(signature.trim()) else { continue };
-        let payload = payload(registry, offer).await?;
-        let Some(key) = keys.iter().find(|key| key.made(&payload, &signature)) else { continue };
-        match signed(&payload) {
-            Ok(of) if of == digest.to_string() => return Ok(Ok(key.fingerprint)),
-            Ok(of) => return Ok(Err(format!("has a signature that is for another image, {of}"))),
-            Err(why) => return Ok(Err(format!("has a signed payload that is {why}"))),
+    if let Some(bytes) = beside {
+        match try_offers(registry, &bytes, digest, keys).await? {
+            Ok(fingerprint) => return Ok(Ok(fingerprint)),
+            Err(why) => told = why.unwrap_or(told),
         }
     }
-    Ok(Err(best))
+    let referrers = registry.referrers(&digest, &ARTIFACTS).await.map_err(Refusal::into_error)?;
+    for referrer in referrers.into_iter().take(MAX_REFERRERS) {
+        let bytes = registry.document(&Descriptor::plain("", referrer, 0)).await?;
+        if Digest::of(&bytes) != referrer {
+            continue;
+        }
+        match try_offers(registry, &bytes, digest, keys).await? {
+            Ok(fingerprint) => return Ok(Ok(fingerprint)),
+            Err(why) => told = why.unwrap_or(told),
+        }
+    }
+    Ok(Err(told))
+}
+
+/// Whether one of a manifest's layers is a good signature. The inner error says what the last of them is instead.
+async fn try_offers(
+    registry: &mut Registry,
+    manifest: &[u8],
+    digest: Digest,
+    keys: &[Key],
+) -> Result<Result<Digest, Option<String>>, RuntimeError> {
+    let layers = match Document::parse(manifest) {
+        Ok(Document::Manifest(manifest)) => manifest.layers,
+        Ok(Document::Index(..)) => {
+            return Ok(Err(Some("has an index in place of signatures".to_owned())));
+        }
+        Err(why) => return Ok(Err(Some(format!("has a manifest of signatures that {why}")))),
+    };
+    let mut told = None;
+    for layer in layers.iter().take(MAX_SIGNATURES) {
+        let verdict = match (layer.media_type.as_str(), layer.annotation(SIGNATURE)) {
+            (PAYLOAD, Some(signature)) => {
+                signature::simple(keys, &payload(registry, layer).await?, signature, digest)
+            }
+            (BUNDLE, _) => signature::bundle(keys, &payload(registry, layer).await?, digest),
+            (_, _) => continue,
+        };
+        match verdict {
+            Ok(fingerprint) => return Ok(Ok(fingerprint)),
+            Err(why) => told = Some(why),
+        }
+    }
+    Ok(Err(told))
 }
 
 /// The bytes of a payload; empty, which nobody signs, where they are not what the descriptor says.
@@ -195,70 +222,6 @@ async fn payload(registry: &mut Registry, which: &Descriptor) -> Result<Vec<u8>,
     }
     let bytes = registry.document(which).await?;
     Ok(if Digest::of(&bytes) == which.digest { bytes } else { Vec::new() })
-}
-
-/// The digest that a payload is about.
-fn signed(payload: &[u8]) -> Result<String, String> {
-    #[derive(Deserialize)]
-    struct Payload {
-        critical: Critical,
-    }
-    #[derive(Deserialize)]
-    struct Critical {
-        image: Image,
-        #[serde(rename = "type")]
-        kind: String,
-    }
-    #[derive(Deserialize)]
-    struct Image {
-        #[serde(rename = "docker-manifest-digest")]
-        digest: String,
-    }
-    let found: Payload =
-        serde_json::from_slice(payload).map_err(|error| format!("no simple signing: {error}"))?;
-    if found.critical.kind != KIND {
-        return Err(format!("of another type, {:?}", found.critical.kind));
-    }
-    Ok(found.critical.image.digest)
-}
-
-/// A public key that may vouch.
-struct Key {
-    algorithm: &'static dyn VerificationAlgorithm,
-    bytes: Vec<u8>,
-    /// Of its encoding, as others print it too.
-    fingerprint: Digest,
-}
-
-/// What comes before the key itself in its encoding: an algorithm, and that the rest is the key.
-const P256_HEAD: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-const ED25519_HEAD: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-impl Key {
-    /// Reads the first public key of a PEM text.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, rest) = text.split_once("-----BEGIN PUBLIC KEY-----")?;
-        let (body, _) = rest.split_once("-----END PUBLIC KEY-----")?;
-        let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
-        let der = STANDARD.decode(body).ok()?;
-        let fingerprint = Digest::of(&der);
-        let (algorithm, bytes): (&'static dyn VerificationAlgorithm, _) =
-            match (der.strip_prefix(&P256_HEAD), der.strip_prefix(&ED25519_HEAD)) {
-                (Some(bytes), _) if bytes.len() == 65 => (&ECDSA_P256_SHA256_ASN1, bytes),
-                (_, Some(bytes)) if bytes.len() == 32 => (&ED25519, bytes),
-                (_, _) => return None,
-            };
-        Some(Self { algorithm, bytes: bytes.to_vec(), fingerprint })
-    }
-
-    fn made(&self, signature_of: &[u8], signature: &[u8]) -> bool {
-        let key = UnparsedPublicKey::new(self.algorithm, &self.bytes);
-        !signature_of.is_empty() && key.verify(signature_of, signature).is_ok()
-    }
 }
 
 /// The keys, read anew each time so that they can be changed while the agent runs; and words about those that cannot be

@@ -18,10 +18,15 @@ use super::fixture::{
 };
 use crate::config::{self, Archives, Trust};
 use crate::containerd::images::Images;
-use crate::containerd::images::manifest::{Descriptor, OCI_MANIFEST};
+use crate::containerd::images::manifest::{Descriptor, OCI_INDEX, OCI_MANIFEST};
 use crate::containerd::testing::{PrivateContainerd, blobs};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+const ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// What a signature states, and what an attestation of how an image was built does.
+const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+const BUILT: &str = "https://slsa.dev/provenance/v1";
 
 /// A key pair, and the file with its public half.
 enum Signer {
@@ -87,6 +92,45 @@ fn beside(payload: Vec<u8>, signature: &[u8]) -> Sample {
     let mut layer = Descriptor::of(PAYLOAD, &payload);
     let annotation = ("dev.cosignproject.cosign/signature", STANDARD.encode(signature));
     layer.annotations = Some(BTreeMap::from([(annotation.0.to_owned(), annotation.1)]));
+    artifact(layer, payload)
+}
+
+/// What cosign puts beside an image where it makes bundles: a statement in an envelope.
+fn bundle(signer: &Signer, of: Digest, predicate: &str) -> Sample {
+    let statement = json!({
+        "_type": "https://in-toto.io/Statement/v1", "predicateType": predicate, "predicate": {},
+        "subject": [{ "digest": { "sha256": of.hex() } }],
+    });
+    let (kind, statement) = ("application/vnd.in-toto+json", statement.to_string());
+    let signed = format!("DSSEv1 28 {kind} {} {statement}", statement.len());
+    let envelope = json!({
+        "payload": STANDARD.encode(&statement), "payloadType": kind,
+        "signatures": [{ "sig": STANDARD.encode(signer.sign(signed.as_bytes())) }],
+    });
+    let bundle = json!({
+        "mediaType": BUNDLE, "dsseEnvelope": envelope,
+        "verificationMaterial": { "publicKey": { "hint": "" }, "tlogEntries": [] },
+    });
+    let bundle = bundle.to_string().into_bytes();
+    artifact(Descriptor::of(BUNDLE, &bundle), bundle)
+}
+
+/// The index of what refers to an image, as it lies where a registry does not list them.
+fn referring(kinds: &[(&str, &Sample)]) -> Sample {
+    let entries = kinds.iter().map(|(kind, sample)| {
+        let (digest, size) = (sample.root.digest.to_string(), sample.root.size);
+        json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": size, "artifactType": kind })
+    });
+    let entries: Vec<_> = entries.collect();
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+    let index = index.to_string().into_bytes();
+    let root = Descriptor::of(OCI_INDEX, &index);
+    let blobs = kinds.iter().flat_map(|(_, sample)| sample.blobs.clone());
+    let blobs = blobs.chain([(root.clone(), index)]).collect();
+    Sample { root, blobs, chain: String::new() }
+}
+
+fn artifact(layer: Descriptor, payload: Vec<u8>) -> Sample {
     let config = b"{}".to_vec();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST,
@@ -165,6 +209,45 @@ async fn what_nobody_vouches_for_is_refused_and_nothing_of_it_is_fetched() {
     refused(&["team.pub", "cannot be read"]).await;
     team.public(&containerd, "team.pub");
     assert_eq!(images.ensure(&reference, &[]).await.unwrap().digest, digest);
+}
+
+#[tokio::test]
+async fn signatures_are_found_among_what_refers_to_an_image() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(registry) = Registry::start(Access::Everyone).await else { return };
+    let (team, other) = (Signer::p256(), Signer::ed25519());
+    let key = team.public(&containerd, "team.pub");
+    let images = trusting(&containerd, &registry, &[("/team", keys(&[&key]))]);
+    let elsewhere = Sample::here("elsewhere").root.digest;
+    for (tag, kind) in [("payload", ARTIFACT), ("bundle", BUNDLE)] {
+        let sample = Sample::here(tag);
+        let digest = sample.root.digest;
+        registry.push("team/app", tag, &sample).await;
+        let reference = format!("{}/team/app:{tag}", registry.host);
+        let make = |signer: &Signer, of| match kind {
+            BUNDLE => bundle(signer, of, SIGNED),
+            _ => signer.good(of),
+        };
+        let refer = async |kinds: &[(&str, &Sample)]| {
+            registry.push("team/app", &format!("sha256-{}", digest.hex()), &referring(kinds)).await;
+        };
+        let refused = async |word| {
+            let answer = images.ensure(&reference, &[]).await;
+            assert_reason(answer, Reason::ImageUntrusted, &[word]);
+        };
+        refused("has no signature").await;
+        refer(&[(kind, &make(&other, digest))]).await;
+        refused("none of the configured keys").await;
+        refer(&[(kind, &make(&team, elsewhere))]).await;
+        refused("for another image").await;
+        refer(&[(BUNDLE, &bundle(&team, digest, BUILT))]).await;
+        refused("of another type").await;
+        refer(&[("application/spdx+json", &make(&team, digest))]).await;
+        refused("has no signature").await;
+        let good = make(&team, digest);
+        refer(&[(BUNDLE, &bundle(&team, digest, BUILT)), (kind, &good)]).await;
+        assert_eq!(images.ensure(&reference, &[]).await.unwrap().digest, digest);
+    }
 }
 
 #[tokio::test]
