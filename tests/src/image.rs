@@ -274,7 +274,7 @@ fn archive(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     Ok(())
 }
 
-fn descriptor(media_type: &str, content: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({
         "mediaType": media_type,
         "digest": format!("sha256:{}", hash(content)),
@@ -282,6 +282,6 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
     })
 }
 
-fn hash(content: &[u8]) -> String {
+pub(crate) fn hash(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use system_tests::{
-    Access, Board, Broker, Control, Document, Image, LONG, Lan, Line, Message, Registry,
+    Access, Board, Broker, Control, Dice, Document, Image, LONG, Lan, Line, Message, Registry,
     eventually, now, run,
 };
 
@@ -14,22 +14,6 @@ const TWICE: u64 = 1 << 20;
 const NOISE: usize = 20 << 20;
 /// Seed of all that is random here.
 const SEED: u64 = 7;
-
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, from: u64, to: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        from + (self.0 >> 33) % (to - from)
-    }
-}
-
-/// Letters that no packing makes much smaller.
-fn noise(size: usize) -> String {
-    let mut dice = Dice(SEED);
-    (0..size).map(|_| char::from(33 + u8::try_from(dice.throw(0, 90)).unwrap_or(0))).collect()
-}
 
 struct Scene {
     control: Control,
@@ -65,10 +49,10 @@ impl Scene {
 fn a_pull_survives_cuts_and_kills_while_the_old_revision_serves() -> Result<()> {
     let mut scene = Scene::set()?;
     let image = Image::testapp("test.local/app:2")?.env("VERSION", "2");
-    image.file("/noise", &noise(NOISE), 0o644).push(&scene.registry, "app:2")?;
+    image.file("/noise", &Dice::new(SEED).noise(NOISE), 0o644).push(&scene.registry, "app:2")?;
     let size = scene.size_of("app:2")?;
-    let mut dice = Dice(SEED);
-    let budgets: Vec<u64> = (0..12).map(|_| dice.throw(1_000, 2_500_000)).collect();
+    let mut dice = Dice::new(SEED);
+    let budgets: Vec<u64> = (0..12).map(|_| dice.between(1_000, 2_500_000)).collect();
     let lan = scene.board.lan();
     let line = Line::to(lan, scene.registry.address(), budgets, 4 << 20)?;
     let insecure = format!("[\"{}\"]", line.address());
@@ -83,7 +67,7 @@ fn a_pull_survives_cuts_and_kills_while_the_old_revision_serves() -> Result<()> 
     control.desire("hello", new.skerry("probationSeconds", 1).text())?;
     let mut kills = 0;
     for _ in 0..3 {
-        let enough = line.passed() + dice.throw(500_000, size / 5);
+        let enough = line.passed() + dice.between(500_000, size / 5);
         eventually("some more of the image came", LONG, || {
             ensure!(enough <= line.passed(), "{} of {enough}", line.passed());
             Ok(())

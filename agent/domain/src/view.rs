@@ -9,7 +9,7 @@ mod samples;
 use std::collections::BTreeMap;
 
 use crate::document::effective_probes;
-use crate::plan::{Fleet, Memory, Origin, World};
+use crate::plan::{Doing, Fleet, Memory, Origin, World};
 use crate::probe::{ProbePlan, ProbeTarget};
 use crate::state::{AppRecord, RevisionRecord, State};
 
@@ -18,15 +18,15 @@ pub use self::environments::{environments, refused_environment, removed_environm
 pub use self::network::{announcements, routes, zones};
 pub use self::samples::samples;
 
-/// What is to be probed: every replica whose containers run.
+/// What is to be probed: every replica whose containers run. One whose pause is being called off may be paused still.
 pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {
     let mut plan = BTreeMap::new();
     for record in state.apps.values() {
         for revision in &record.revisions {
             for replica in fleet.replicas(&revision.name) {
-                if replica.is_running(revision)
-                    || replica.health.is_some_and(|health| !health.unhealthy.is_empty())
-                {
+                let starts = matches!(replica.doing, Some(Doing::Starting(_)));
+                let condemned = replica.health.is_some_and(|health| !health.unhealthy.is_empty());
+                if !starts && (replica.is_running(revision) || condemned) {
                     let target = ProbeTarget {
                         address: replica.address,
                         probes: replica_probes(record, revision),

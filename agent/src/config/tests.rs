@@ -79,6 +79,12 @@ fn values_are_checked() {
         hint: write mqtts://broker.example:8883"#]],
     );
     refused(
+        "[images]\nmax_concurrent_layers = 0",
+        &expect![[r#"
+        error: images.max_concurrent_layers 0 is not between 1 and 16
+        hint: the default is 2"#]],
+    );
+    refused(
         "[network]\nallow_host = [\"1883\"]",
         &expect![[r#"
         error: agent.toml:2: "1883" is not a service such as "tcp/1883" or "udp/123""#]],

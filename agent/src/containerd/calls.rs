@@ -1,11 +1,11 @@
 //! The calls that replicas are made of, one function each. What is already so is success; nothing is decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as RuntimeName;
 use containerd_client::services::v1::snapshots::{
-    MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
 };
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
@@ -112,6 +112,21 @@ impl Calls {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("look at a root file system", &status)),
         }
+    }
+
+    /// The names of all root file systems and layers.
+    pub(super) async fn snapshots(&self) -> Result<BTreeSet<String>, RuntimeError> {
+        let snapshotter = self.snapshotter.clone();
+        let request = ListSnapshotsRequest { snapshotter, ..ListSnapshotsRequest::default() };
+        let refused = |status: Status| failed("list root file systems", &status);
+        let mut snapshots = self.connection.client().await?.snapshots();
+        let request = self.connection.request(request);
+        let mut stream = snapshots.list(request).await.map_err(refused)?.into_inner();
+        let mut names = BTreeSet::new();
+        while let Some(message) = stream.message().await.map_err(refused)? {
+            names.extend(message.info.into_iter().map(|info| info.name));
+        }
+        Ok(names)
     }
 
     pub(super) async fn remove_snapshot(&self, key: &str) -> Result<(), RuntimeError> {

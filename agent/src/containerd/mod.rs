@@ -9,7 +9,7 @@
 //!   exec       the port `Exec`                       exec_calls one function per call
 //!   survey     memory in use, locks of apps          listening  ports that apps listen on
 //!   watch      events → a pulse                      places     files in /etc, marks
-//!   shims      what served nobody any more
+//!   sweep      what an earlier run left              shims      what served nobody any more
 //!   devices    nodes of the board                    volumes, vault, storages, mounts, remains
 //!   threads    work that a dead disk may keep                   what is mounted for a replica
 //! ```
@@ -41,6 +41,7 @@ mod spec;
 mod standby;
 mod storages;
 mod survey;
+mod sweep;
 mod teardown;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -181,7 +182,8 @@ impl<I: ImageSource> Containerd<I> {
         let processes = |id: &str| self.shared.cgroups.processes(&self.cgroup_path(id));
         let files = stop.run_until_cancelled(self.sweep_files());
         let tasks = stop.run_until_cancelled(self.sweep_tasks());
-        tokio::join!(watch, execs.sweep(calls, processes, &stop), files, tasks);
+        let init = stop.run_until_cancelled(self.sweep_init());
+        tokio::join!(watch, execs.sweep(calls, processes, &stop), files, tasks, init);
     }
 
     fn cgroup_path(&self, id: &str) -> String {

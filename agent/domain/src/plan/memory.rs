@@ -28,6 +28,8 @@ pub struct Memory {
     started_here: BTreeSet<ReplicaName>,
     last_address: BTreeMap<EnvironmentName, Ipv4Addr>,
     next_ticket: u64,
+    /// Differs from board to board, and with every start of the agent.
+    seed: u64,
     /// What each active revision was last asked to be.
     trials: BTreeMap<RevisionName, Trial>,
     /// When this run of the agent last saw revisions with all their replicas ready, as they are asked to be now.
@@ -95,7 +97,7 @@ struct Failure {
 impl Memory {
     /// An empty memory; tickets for replica names start at `ticket`, which differs with every start of the agent.
     pub fn new(ticket: u64) -> Self {
-        Self { next_ticket: ticket, ..Self::default() }
+        Self { next_ticket: ticket, seed: ticket, ..Self::default() }
     }
 
     /// Takes note of what happened in the world, and forgets what is gone.
@@ -198,7 +200,8 @@ impl Memory {
 
     /// The images of a revision could not be fetched.
     pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
-        fail(&mut self.fetches, revision, trouble, now, |backoff| backoff.fail(now, now));
+        let seed = self.seed.wrapping_add(seed_of(&revision));
+        fail(&mut self.fetches, revision, trouble, now, |backoff| backoff.fail_apart(now, seed));
     }
 
     /// Takes note of how far pulls have come.
@@ -235,6 +238,7 @@ impl Memory {
     /// The images of a revision are there.
     pub fn fetched(&mut self, revision: &RevisionName) {
         self.fetches.remove(revision);
+        self.here.remove(revision);
     }
 
     /// New images came from elsewhere: every fetch may be tried again at once.
@@ -370,6 +374,14 @@ fn fail(
     failure.trouble = trouble;
 }
 
+/// FNV-1a of its name: revisions that fail together are not tried again together.
+fn seed_of(revision: &RevisionName) -> u64 {
+    let name = revision.to_string();
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -402,6 +414,7 @@ mod tests {
             waits.push(retry.since(now).as_secs_f64().ceil());
             now = retry;
         }
+        // The jitter takes less than half of each.
         assert!(
             4.0 < waits[3] && waits[3] <= 8.0 && waits[4] <= 1.0 && waits[5] <= 2.0,
             "{waits:?}"

@@ -96,14 +96,11 @@ impl Fetch<'_> {
                 Mishap::Spoilt if before == 0 || begun_anew => return Err(error),
                 Mishap::Spoilt => begun_anew = true,
                 Mishap::Broken if came => fruitless = 0,
-                Mishap::Expired if came => {
-                    fruitless = 0;
-                    self.registry.authorize().await.map_err(Refusal::into_error)?;
-                }
-                Mishap::Broken | Mishap::Expired if fruitless == PATIENCE => return Err(error),
-                Mishap::Expired if fruitless != 0 => return Err(error),
+                Mishap::Broken if fruitless == PATIENCE => return Err(error),
+                // A fresh token that is not taken either is no use asking for again.
+                Mishap::Expired if !came && fruitless != 0 => return Err(error),
                 Mishap::Expired => {
-                    fruitless = 1;
+                    fruitless = u32::from(!came);
                     self.registry.authorize().await.map_err(Refusal::into_error)?;
                 }
                 Mishap::Broken => {

@@ -52,6 +52,7 @@ impl Progress {
             pull,
             came: 0,
             since: Instant::now(),
+            slow_at: Instant::now(),
             end: End::Broken,
         };
         let advance = Advance {
@@ -59,7 +60,6 @@ impl Progress {
             reference: reference.to_owned(),
             sizes: layers.iter().map(|layer| layer.size).collect(),
             told: Mutex::new(told),
-            slow_at: Mutex::new(Instant::now()),
         };
         self.tell(reference, Some(pull), Pace::Slow);
         advance
@@ -104,7 +104,6 @@ pub(super) struct Advance<'a> {
     reference: String,
     sizes: Vec<u64>,
     told: Mutex<Told>,
-    slow_at: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -115,6 +114,8 @@ struct Told {
     /// Bytes that came since it was told.
     came: u64,
     since: Instant,
+    /// When the statuses were told.
+    slow_at: Instant,
     /// How it ends, if it ends now.
     end: End,
 }
@@ -123,6 +124,15 @@ struct Told {
 enum End {
     Broken,
     Whole,
+}
+
+impl Told {
+    /// Adds up what is here of the layers.
+    fn count(&mut self, sizes: &[u64]) {
+        let whole = self.here.iter().zip(sizes).filter(|(here, size)| here == size);
+        self.pull.layers_done = u32::try_from(whole.count()).unwrap_or(u32::MAX);
+        self.pull.bytes_done = self.here.iter().sum();
+    }
 }
 
 impl Advance<'_> {
@@ -140,6 +150,7 @@ impl Advance<'_> {
     pub(super) fn unpacking(&self) {
         let pull = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.count(&self.sizes);
             told.pull.stage = PullStage::Unpacking;
             told.pull.bytes_per_second = 0;
             told.pull
@@ -154,7 +165,7 @@ impl Advance<'_> {
     }
 
     fn note(&self, layer: usize, bytes: u64, came: u64) {
-        let pull = {
+        let (pull, pace) = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(here) = told.here.get_mut(layer) else { return };
             *here = bytes;
@@ -163,20 +174,16 @@ impl Advance<'_> {
             if since < BRISK {
                 return;
             }
+            told.count(&self.sizes);
             let rate = u128::from(told.came) * 1000 / since.as_millis();
-            let whole = told.here.iter().zip(&self.sizes).filter(|(here, size)| here == size);
-            told.pull.layers_done = u32::try_from(whole.count()).unwrap_or(u32::MAX);
-            told.pull.bytes_done = told.here.iter().sum();
             told.pull.bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
             (told.came, told.since) = (0, Instant::now());
-            told.pull
+            let pace = if SLOW <= told.slow_at.elapsed() { Pace::Slow } else { Pace::Brisk };
+            if pace == Pace::Slow {
+                told.slow_at = Instant::now();
+            }
+            (told.pull, pace)
         };
-        let mut slow_at = self.slow_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let pace = if SLOW <= slow_at.elapsed() { Pace::Slow } else { Pace::Brisk };
-        if pace == Pace::Slow {
-            *slow_at = Instant::now();
-        }
-        drop(slow_at);
         self.progress.tell(&self.reference, Some(pull), pace);
     }
 }
@@ -184,7 +191,7 @@ impl Advance<'_> {
 impl Drop for Advance<'_> {
     fn drop(&mut self) {
         let told = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
-        told.pull.bytes_done = told.here.iter().sum();
+        told.count(&self.sizes);
         told.pull.bytes_per_second = 0;
         told.pull.stage = PullStage::Broken;
         let pull = (told.end == End::Broken).then_some(told.pull);
@@ -226,8 +233,14 @@ mod tests {
         assert_eq!(of(&slow).unwrap().stage, PullStage::Broken);
 
         let advance = progress.begin("a:1", &[&one, &two]);
+        advance.here(0, 1000);
+        advance.here(1, 3000);
         advance.unpacking();
-        assert_eq!(of(&slow).unwrap().stage, PullStage::Unpacking);
+        let seen = of(&slow).unwrap();
+        assert_eq!(
+            (seen.stage, seen.bytes_done, seen.layers_done),
+            (PullStage::Unpacking, 4000, 2)
+        );
         advance.finish();
         assert_eq!((of(&slow), of(&brisk)), (None, None));
     }

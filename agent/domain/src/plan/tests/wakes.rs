@@ -8,13 +8,14 @@ use crate::allowances::Allowances;
 use crate::document::Document;
 use crate::intake::{self, Incoming, Verdict};
 use crate::model::{Digest, Moment, ReplicaName, WallTime};
-use crate::plan::{Action, Doing, Memory, Plan, Settings, Tier, World, plan, scale};
-use crate::probe::Health;
+use crate::plan::{Action, Doing, Fleet, Memory, Plan, Settings, Tier, World, plan, scale};
+use crate::probe::{Health, ProbePlan};
 use crate::replica::{ContainerState, ObservedReplica, ResolvedImage};
 use crate::scale::{Asked, Demand};
 use crate::state::{AppRecord, State};
 use crate::status::{Phase, Source};
 use crate::verbs;
+use crate::view;
 use crate::window::Zones;
 
 const BOOT: &str = "boot-1";
@@ -86,6 +87,17 @@ impl Board {
     }
 
     fn plan(&mut self) -> Plan {
+        self.look(|state, world, memory| {
+            scale(&mut state.apps, world, memory);
+            plan(state, world, memory)
+        })
+    }
+
+    fn probes(&mut self) -> ProbePlan {
+        self.look(|state, world, memory| view::probes(state, &Fleet::of(state, world, memory)))
+    }
+
+    fn look<T>(&mut self, look: impl FnOnce(&mut State, World<'_>, &mut Memory) -> T) -> T {
         let record = self.state.apps.values().next().unwrap();
         let revision = &record.revisions[0];
         let environment = record.document().unwrap().environment.clone();
@@ -131,8 +143,7 @@ impl Board {
             memory_low: false,
             settings: &settings,
         };
-        scale(&mut self.state.apps, world, &mut self.memory);
-        plan(&self.state, world, &mut self.memory)
+        look(&mut self.state, world, &mut self.memory)
     }
 
     /// The cool-down is over, and the replica is being frozen.
@@ -156,6 +167,10 @@ fn whoever_asks_while_the_last_replica_is_being_frozen_gets_that_one() {
         assert_eq!(order.replica, board.replica());
         board.doing.insert(board.replica(), Doing::Starting(Arc::clone(order)));
         assert_eq!(board.plan().actions, []);
+        // It may be paused for a moment still, and would answer no probe.
+        assert_eq!(board.probes(), ProbePlan::default());
+        board.doing.clear();
+        assert_eq!(board.probes().len(), 1);
     }
 }
 

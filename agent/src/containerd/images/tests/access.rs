@@ -3,25 +3,20 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, Secret};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tracing::Span;
 
-use super::fixture::{Access, Registry, Sample, archive, assert_reason, images};
+use super::fixture::{Access, Registry, Sample, archive, assert_reason, configured, images};
 use crate::config;
-use crate::containerd::images::Images;
 use crate::containerd::testing::PrivateContainerd;
 use crate::tasks::Tasks;
-
-fn with(containerd: &PrivateContainerd, config: config::Images) -> Images {
-    let mut images = images(containerd, &[]);
-    images.config = Arc::new(config);
-    images
-}
 
 #[tokio::test]
 async fn a_registry_of_a_private_authority_is_trusted_where_the_board_is_told_so() {
@@ -36,7 +31,7 @@ async fn a_registry_of_a_private_authority_is_trusted_where_the_board_is_told_so
     assert_reason(refused, Reason::RegistryUnreachable, &["certificate"]);
 
     let ca = registry.authority().display().to_string();
-    let friends = with(&containerd, config::Images { ca, ..config::Images::default() });
+    let friends = configured(&containerd, config::Images { ca, ..config::Images::default() });
     let refused = friends.ensure(&reference, &[]).await;
     assert_reason(refused, Reason::ImageUnauthorized, &["wants credentials"]);
     let refused = friends.ensure(&reference, &registry.login("wrong")).await;
@@ -45,7 +40,7 @@ async fn a_registry_of_a_private_authority_is_trusted_where_the_board_is_told_so
     assert_eq!(image.digest, sample.root.digest);
 
     let ca = "/none/ca.pem".to_owned();
-    let lost = with(&containerd, config::Images { ca, ..config::Images::default() });
+    let lost = configured(&containerd, config::Images { ca, ..config::Images::default() });
     let other = format!("{}/hello:2", registry.host);
     let refused = lost.ensure(&other, &[]).await;
     assert_reason(refused, Reason::RegistryUnreachable, &["images.ca", "/none/ca.pem"]);
@@ -145,7 +140,7 @@ async fn a_token_is_fetched_with_the_credentials_and_anew_when_it_is_good_no_mor
     let sample = Sample::here("token");
     registry.push("hello", "1", &sample).await;
     let guarded = Guarded::before(&registry).await;
-    let images = with(
+    let images = configured(
         &containerd,
         config::Images {
             insecure_registries: vec![guarded.host.clone()],
@@ -168,7 +163,7 @@ async fn a_token_is_fetched_with_the_credentials_and_anew_when_it_is_good_no_mor
     let image = images.ensure(&reference, &login("hush")).await.unwrap();
     assert_eq!(image.digest, sample.root.digest);
     assert!(2 <= guarded.given.load(Ordering::SeqCst));
-    guarded.tasks.shut_down(std::time::Duration::ZERO).await;
+    guarded.tasks.shut_down(Duration::ZERO).await;
 }
 
 #[tokio::test]
@@ -188,11 +183,13 @@ async fn a_token_server_that_is_away_is_no_wrong_password() {
         }
     });
     let insecure_registries = vec![host.clone()];
-    let images =
-        with(&containerd, config::Images { insecure_registries, ..config::Images::default() });
+    let images = configured(
+        &containerd,
+        config::Images { insecure_registries, ..config::Images::default() },
+    );
     let refused = images.ensure(&format!("{host}/hello:1"), &[]).await;
     assert_reason(refused, Reason::RegistryUnreachable, &[]);
-    tasks.shut_down(std::time::Duration::ZERO).await;
+    tasks.shut_down(Duration::ZERO).await;
 }
 
 #[tokio::test]
@@ -227,4 +224,23 @@ async fn layers_of_every_packing_and_manifests_of_both_kinds_are_pulled() {
         // Packed otherwise, and the same files.
         assert_eq!(images.config(&image).await.unwrap().chain_id, sample.chain, "{packing}");
     }
+}
+
+#[tokio::test]
+async fn a_pull_keeps_to_the_bound_that_the_board_is_given() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(registry) = Registry::start(Access::Everyone).await else { return };
+    let sample = Sample::large(2 << 20);
+    registry.push("hello", "1", &sample).await;
+    let config = config::Images {
+        insecure_registries: vec![registry.host.clone()],
+        max_bytes_per_second: 1 << 20,
+        ..config::Images::default()
+    };
+    let start = Instant::now();
+    let images = configured(&containerd, config);
+    let image = images.ensure(&format!("{}/hello:1", registry.host), &[]).await.unwrap();
+    assert_eq!(image.digest, sample.root.digest);
+    let took = start.elapsed();
+    assert!(Duration::from_millis(1900) < took, "2 MiB came in {took:?}");
 }

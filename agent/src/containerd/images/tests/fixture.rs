@@ -5,7 +5,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use domain::model::Digest;
 use domain::reason::Reason;
@@ -32,25 +31,26 @@ const USER: (&str, &str, &str) =
 
 /// Images of a containerd, with the registries that are spoken to without TLS.
 pub(super) fn images(containerd: &PrivateContainerd, insecure: &[&Registry]) -> Images {
-    // A second time is no harm: the first provider stays.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = config::Images {
-        insecure_registries: insecure.iter().map(|registry| registry.host.clone()).collect(),
-        ..config::Images::default()
-    };
-    Images::new(containerd.connection(), "overlayfs".to_owned(), config, Clock::default())
+    let insecure_registries = insecure.iter().map(|registry| registry.host.clone()).collect();
+    configured(containerd, config::Images { insecure_registries, ..config::Images::default() })
 }
 
 /// Images of a containerd, with mirrors of Docker Hub.
 pub(super) fn mirrored(containerd: &PrivateContainerd, mirrors: &[&str]) -> Images {
     let mirrors: Vec<String> = mirrors.iter().map(ToString::to_string).collect();
-    let mut images = images(containerd, &[]);
-    images.config = Arc::new(config::Images {
+    let config = config::Images {
         insecure_registries: mirrors.clone(),
         mirrors: BTreeMap::from([("docker.io".to_owned(), mirrors)]),
         ..config::Images::default()
-    });
-    images
+    };
+    configured(containerd, config)
+}
+
+/// Images of a containerd, as `[images]` says.
+pub(super) fn configured(containerd: &PrivateContainerd, config: config::Images) -> Images {
+    // A second time is no harm: the first provider stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Images::new(containerd.connection(), "overlayfs".to_owned(), config, Clock::default())
 }
 
 /// What the board of the test is called in images.

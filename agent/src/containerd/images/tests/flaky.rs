@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::Span;
 
-use super::fixture::{Access, OCI_LAYER, Registry, Sample, assert_reason, images};
+use super::fixture::{Access, OCI_LAYER, Registry, Sample, assert_reason, configured, images};
 use crate::config;
 use crate::containerd::images::Images;
 use crate::containerd::images::content::{Blob, Content};
@@ -72,12 +72,8 @@ impl Line {
     }
 
     fn images(&self, containerd: &PrivateContainerd) -> Images {
-        let mut images = images(containerd, &[]);
-        images.config = Arc::new(config::Images {
-            insecure_registries: vec![self.host.clone()],
-            ..config::Images::default()
-        });
-        images
+        let insecure_registries = vec![self.host.clone()];
+        configured(containerd, config::Images { insecure_registries, ..config::Images::default() })
     }
 
     async fn end(self) {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +13,7 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPa
 use serde_json::json;
 
 use super::fixture::{
-    Access, OCI_CONFIG, Registry, Sample, archive, assert_reason, images as plain_images,
+    Access, OCI_CONFIG, Registry, Sample, archive, assert_reason, configured, images,
 };
 use crate::config::{self, Archives, Trust};
 use crate::containerd::images::Images;
@@ -152,14 +151,13 @@ fn trusting(
     registry: &Registry,
     rules: &[(&str, Trust)],
 ) -> Images {
-    let mut images = plain_images(containerd, &[registry]);
     let trust = rules.iter().map(|(path, rule)| (format!("{}{path}", registry.host), rule.clone()));
-    images.config = Arc::new(config::Images {
+    let config = config::Images {
         insecure_registries: vec![registry.host.clone()],
         trust: trust.collect(),
         ..config::Images::default()
-    });
-    images
+    };
+    configured(containerd, config)
 }
 
 fn keys(keys: &[&PathBuf]) -> Trust {
@@ -265,7 +263,7 @@ async fn an_image_that_was_vouched_for_needs_no_registry_as_long_as_its_key_coun
     let (by_old, by_new) = (rule(&keys(&[&old_key, &new_key])), rule(&keys(&[&new_key])));
 
     // It was here before anybody had to vouch for it: that does not help.
-    plain_images(&containerd, &[&registry]).ensure(&reference, &[]).await.unwrap();
+    images(&containerd, &[&registry]).ensure(&reference, &[]).await.unwrap();
     for reference in [&reference, &pinned] {
         let answer = by_old.ensure(reference, &[]).await;
         assert_reason(answer, Reason::ImageUntrusted, &["has no signature"]);
