@@ -54,7 +54,7 @@ pub(super) enum CliError {
     #[error("{} is not a document that the agent would take", .0.display())]
     Invalid(PathBuf),
     /// The doctor's checks found something; it was printed.
-    #[error("{0} checks failed")]
+    #[error("{0} {checks} failed", checks = if *.0 == 1 { "check" } else { "checks" })]
     Unwell(usize),
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use domain::model::WallTime;
 
+use super::Timekeepers;
 use crate::config::Config;
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
@@ -35,6 +36,8 @@ pub struct Board {
     pub config_error: Option<String>,
     /// The date, as the system tells it.
     pub now: WallTime,
+    /// Who sets the clock.
+    pub timekeepers: Timekeepers,
     /// Asks a file system for its space.
     pub space: fn(&Path) -> Option<Space>,
 }
@@ -46,7 +49,8 @@ impl Board {
             Ok(config) => (config, None),
             Err(error) => (Config::default(), Some(error)),
         };
-        Self { root: "/".into(), config, config_error, now, space: space_at }
+        let timekeepers = Timekeepers::default();
+        Self { root: "/".into(), config, config_error, now, timekeepers, space: space_at }
     }
 
     /// Where a path of the board is.
@@ -93,6 +97,12 @@ impl Board {
             let text = self.text(format!("/lib/modules/{release}/{list}")).unwrap_or_default();
             text.lines().any(|line| line.split(':').next().unwrap_or_default().contains(&file))
         })
+    }
+
+    /// Whether the kernel's modules are listed at all: a kernel with everything built in may have no such list.
+    pub(super) fn knows_modules(&self) -> bool {
+        let release = self.text("/proc/sys/kernel/osrelease").unwrap_or_default();
+        self.has(format!("/lib/modules/{release}/modules.builtin"))
     }
 
     /// The program's place, where the agent and containerd look for programs.

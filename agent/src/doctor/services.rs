@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 
-use super::{Board, Check, Topic, Verdict};
+use super::{Board, Check, Topic, Verdict, unread};
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("containerd-socket", Topic::Containerd, socket),
@@ -46,10 +46,13 @@ fn runc(board: &Board) -> Verdict {
     if !board.config.containerd.runtime.contains(".runc.") {
         return Verdict::ok(format!("not needed by {}", board.config.containerd.runtime));
     }
-    if let Some(path) = board.program("crun") {
-        return Verdict::ok(path.display().to_string());
-    }
-    has_program(board, "runc", "apt install runc")
+    // The shim starts what is called runc, unless containerd's configuration of this very runtime says otherwise; the agent
+    // makes containers by the API, where that configuration does not count.
+    has_program(
+        board,
+        "runc",
+        "apt install runc; another, such as crun, serves by ln -s /usr/bin/crun /usr/local/sbin/runc",
+    )
 }
 
 fn has_program(board: &Board, name: &str, fix: &str) -> Verdict {
@@ -69,6 +72,6 @@ fn authorities(board: &Board) -> Verdict {
     match board.bytes(path) {
         Ok(pem) if !crate::dial::tls::authorities(&pem).is_empty() => Verdict::ok(path),
         Ok(_) => Verdict::fail(format!("{path} holds no certificate"), fix),
-        Err(error) => Verdict::fail(format!("{path} cannot be read: {error}"), fix),
+        Err(error) => unread(path, &error, fix),
     }
 }

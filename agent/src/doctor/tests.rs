@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use domain::model::WallTime;
 use tempfile::TempDir;
 
-use super::{Board, Level, Space, checks, examine};
+use super::{Board, Level, Space, Timekeepers, checks, examine, unread, within};
 use crate::config::{Config, LogStorage};
 
 /// 2026-06-01.
@@ -20,6 +21,11 @@ const NOW: u64 = 1_780_272_000;
 
 /// The head of the kernel's tables of sockets, and the line of one socket.
 const SOCKETS: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n";
+
+/// A kernel's options, as a distribution lists them.
+const OPTIONS: &str = "CONFIG_NAMESPACES=y\nCONFIG_NET_NS=y\nCONFIG_PID_NS=y\nCONFIG_IPC_NS=y\nCONFIG_UTS_NS=y\n\
+    CONFIG_POSIX_MQUEUE=y\nCONFIG_CGROUPS=y\nCONFIG_MEMCG=y\nCONFIG_CGROUP_SCHED=y\nCONFIG_CGROUP_PIDS=y\nCONFIG_VETH=m\n\
+    CONFIG_BRIDGE=m\nCONFIG_NF_TABLES=m\nCONFIG_NF_TABLES_INET=y\nCONFIG_NFT_CT=m\nCONFIG_NFT_MASQ=m\n";
 
 /// A board in a folder, with those that answer on its sockets.
 struct Planted {
@@ -77,6 +83,13 @@ fn little(_: &Path) -> Option<Space> {
     Some(Space { bytes: 8 << 30, free_bytes: 1 << 20, inodes: 1000, free_inodes: 9 })
 }
 
+/// Much everywhere but on another disk.
+fn little_data(path: &Path) -> Option<Space> {
+    let data = path.components().any(|part| part.as_os_str() == "data");
+    much(path)
+        .map(|space| Space { free_bytes: if data { 100 << 20 } else { space.free_bytes }, ..space })
+}
+
 fn pem(until_year: i32) -> String {
     let mut params = rcgen::CertificateParams::new(vec!["pi-1".to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(2026, 1, 1);
@@ -105,6 +118,7 @@ fn well() -> Planted {
         config,
         config_error: None,
         now: WallTime(Duration::from_secs(NOW)),
+        timekeepers: Timekeepers::default(),
         space: much,
     };
     let mut planted = Planted { dir, board, _broker: broker, sockets: Vec::new() };
@@ -131,6 +145,7 @@ fn well() -> Planted {
     for (path, text) in [
         ("/proc/sys/kernel/osrelease", "6.12.1-v8\n"),
         ("/proc/sys/kernel/arch", std::env::consts::ARCH),
+        ("/boot/config-6.12.1-v8", OPTIONS),
         ("/proc/filesystems", "nodev\tproc\nnodev\toverlay\n"),
         (
             "/lib/modules/6.12.1-v8/modules.builtin",
@@ -176,12 +191,26 @@ type Fault = (&'static str, Level, fn(&mut Planted));
 const FAULTS: &[Fault] = &[
     ("kernel-version", Level::Warn, |b| b.write("/proc/sys/kernel/osrelease", "4.9.80-v7")),
     ("architecture", Level::Warn, |b| b.write("/proc/sys/kernel/arch", "riscv64")),
+    ("kernel-options", Level::Fail, |b| {
+        b.write(
+            "/boot/config-6.12.1-v8",
+            &OPTIONS.replace("CONFIG_NFT_MASQ=m", "# CONFIG_NFT_MASQ is not set"),
+        );
+    }),
     ("namespaces", Level::Fail, |b| b.remove("/proc/self/ns/pid")),
     ("overlayfs", Level::Fail, |b| b.write("/proc/filesystems", "nodev\tproc\n")),
     ("bridges", Level::Warn, |b| {
         b.write("/lib/modules/6.12.1-v8/modules.builtin", "net/bridge.ko");
     }),
     ("nftables", Level::Warn, |b| b.write("/lib/modules/6.12.1-v8/modules.dep", "")),
+    ("nftables", Level::Warn, |b| {
+        b.remove("/lib/modules");
+        b.remove("/boot/config-6.12.1-v8");
+    }),
+    ("bridges", Level::Warn, |b| {
+        b.remove("/lib/modules");
+        b.remove("/boot/config-6.12.1-v8");
+    }),
     ("seccomp", Level::Warn, |b| b.remove("/proc/sys/kernel/seccomp")),
     ("power", Level::Fail, |b| {
         b.write("/sys/devices/platform/soc/soc:firmware/get_throttled", "0x50005");
@@ -217,6 +246,10 @@ const FAULTS: &[Fault] = &[
     ("state-space", Level::Fail, |b| b.board.space = little),
     ("state-inodes", Level::Fail, |b| b.board.space = little),
     ("image-space", Level::Fail, |b| b.board.space = little),
+    ("image-space", Level::Warn, |b| {
+        b.write("/etc/containerd/config.toml", "version = 2\nroot = '/data/images'\n");
+        b.board.space = little_data;
+    }),
     ("state-store", Level::Fail, |b| {
         b.write("/var/lib/skerry/desired.snapshot", "skerry snapshot\nsha256:00\nhalf");
     }),
@@ -245,6 +278,10 @@ const FAULTS: &[Fault] = &[
     ("containerd-program", Level::Warn, |b| b.remove("/usr/bin/containerd")),
     ("containerd-shim", Level::Warn, |b| b.remove("/usr/bin/containerd-shim-runc-v2")),
     ("runc", Level::Warn, |b| b.remove("/usr/sbin/runc")),
+    ("runc", Level::Warn, |b| {
+        b.remove("/usr/sbin/runc");
+        b.write("/usr/bin/crun", "");
+    }),
     ("image-authorities", Level::Fail, |b| b.write("/etc/ssl/certs/ca-certificates.crt", "")),
     ("broker-url", Level::Fail, |b| b.board.config.mqtt.url = "mqtt://me:secret@broker".to_owned()),
     ("broker-url", Level::Warn, |b| b.board.config.mqtt.url = "mqtt://10.0.0.1".to_owned()),
@@ -270,6 +307,25 @@ const FAULTS: &[Fault] = &[
     ("agent-socket", Level::Warn, |b| b.remove("/run/skerry/agent.sock")),
     ("clock-floor", Level::Fail, |b| b.board.now = WallTime(Duration::from_mins(1))),
     ("clock-synchronised", Level::Warn, |b| b.remove("/run/systemd/timesync/synchronized")),
+    ("clock-synchronised", Level::Warn, |b| {
+        // It was killed and left its file.
+        b.remove("/run/systemd/timesync/synchronized");
+        b.write("/run/chrony/chronyd.pid", "4711\n");
+    }),
+    ("clock-synchronised", Level::Warn, |b| {
+        b.remove("/run/systemd/timesync/synchronized");
+        b.write("/proc/77/comm", "systemd-timesyn\n");
+    }),
+    ("clock-synchronised", Level::Warn, |b| {
+        b.remove("/run/systemd/timesync/synchronized");
+        b.write("/proc/77/comm", "chronyd\n");
+        b.board.timekeepers.chrony = timekeeper(chrony_tracking(3));
+    }),
+    ("clock-synchronised", Level::Warn, |b| {
+        b.remove("/run/systemd/timesync/synchronized");
+        b.write("/proc/77/comm", "ntpd\n");
+        b.board.timekeepers.ntp = timekeeper(vec![0b11_100_100; 48]);
+    }),
     ("time-zones", Level::Warn, |b| b.remove("/usr/share/zoneinfo/UTC")),
 ];
 
@@ -303,6 +359,79 @@ async fn nothing_is_found_on_a_board_that_is_well() {
     let wrong: Vec<_> = findings.iter().filter(|one| one.level != Level::Ok).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(findings.len(), checks().count());
+    drop(planted.dir);
+}
+
+/// Answers one question with `answer`.
+fn timekeeper(answer: Vec<u8>) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut request = [0; 512];
+        let (_, from) = socket.recv_from(&mut request).unwrap();
+        socket.send_to(&answer, from).unwrap();
+    });
+    address
+}
+
+/// What chronyd says of itself: version, reply, command, kind; and far in, whether it follows anybody.
+fn chrony_tracking(leap: u8) -> Vec<u8> {
+    let mut answer = vec![6, 2, 0, 0, 0, 33, 0, 5, 0, 0];
+    answer.resize(104, 0);
+    answer[55] = leap;
+    answer
+}
+
+#[test]
+fn a_timekeeper_that_follows_a_server_is_believed() {
+    let mut planted = well();
+    planted.remove("/run/systemd/timesync/synchronized");
+    planted.write("/proc/77/comm", "chronyd\n");
+    planted.board.timekeepers.chrony = timekeeper(chrony_tracking(0));
+    let verdict = planted.verdict("clock-synchronised");
+    assert_eq!((verdict.level, &*verdict.found), (Level::Ok, "by chronyd"));
+    planted.write("/proc/77/comm", "ntpd\n");
+    planted.board.timekeepers.ntp = timekeeper(vec![0b00_100_100; 48]);
+    assert_eq!(planted.verdict("clock-synchronised").found, "by ntpd");
+}
+
+#[test]
+fn what_only_root_may_read_is_no_fault() {
+    let denied = unread("/etc/skerry/password", &ErrorKind::PermissionDenied.into(), "write it");
+    assert_eq!((denied.level, &*denied.fix), (Level::Warn, "run it as root"));
+    let missing = unread("/etc/skerry/password", &ErrorKind::NotFound.into(), "write it");
+    assert_eq!((missing.level, &*missing.fix), (Level::Fail, "write it"));
+}
+
+#[tokio::test]
+async fn checks_that_hang_share_one_deadline_and_say_what_hangs() {
+    let mut planted = well();
+    // Whoever opens a pipe that nobody writes to waits.
+    let pipes = ["/etc/skerry/ca.pem", "/etc/skerry/cert.pem", "/proc/swaps"];
+    for pipe in pipes {
+        planted.remove(pipe);
+        nix::unistd::mkfifo(&planted.board.place(pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    planted.board.config.mqtt.password_file.clear();
+    let board = Arc::new(planted.board);
+    let patience = Duration::from_secs(2);
+    let began = tokio::time::Instant::now();
+    let findings = within(&board, patience).await;
+    let took = began.elapsed();
+    // Those that still wait go on when somebody has written.
+    for pipe in pipes {
+        fs::write(board.place(pipe), "").unwrap();
+    }
+    let hung = findings.iter().filter(|one| one.found == "no answer within 2 seconds");
+    let hung: Vec<_> = hung.map(|one| (one.check, one.fix.split(':').next().unwrap())).collect();
+    let files = "see whether the broker's name is found and its files are plain files";
+    let expected = [
+        ("swap", "see what the kernel waits for"),
+        ("broker-certificate", files),
+        ("broker-authorities", files),
+    ];
+    assert_eq!(hung, expected);
+    assert!(took < patience * 2, "{took:?}");
     drop(planted.dir);
 }
 
