@@ -7,6 +7,7 @@ use super::args::Format;
 use super::error::CliError;
 use super::output::Console;
 use super::table::Table;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::doctor::{Board, Finding, Level, examine};
 use crate::report::Chain;
@@ -18,7 +19,7 @@ pub(super) async fn run(
     config: PathBuf,
 ) -> Result<(), CliError> {
     let config = Config::load(&config).map_err(|error| Chain(&error).to_string());
-    let board = Arc::new(Board::here(config, console.now));
+    let board = Arc::new(Board::here(config, Clock::default().system()));
     let findings = examine(&board).await;
     console.answer(output, &findings, |findings| table(findings))?;
     let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();

@@ -3,11 +3,14 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::model::WallTime;
 
 use super::Timekeepers;
+use crate::clock::{BUILT, believed};
 use crate::config::Config;
+use crate::sled_store;
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -36,6 +39,8 @@ pub struct Board {
     pub config_error: Option<String>,
     /// The date, as the system tells it.
     pub now: WallTime,
+    /// When this program was built.
+    pub built: WallTime,
     /// Who sets the clock.
     pub timekeepers: Timekeepers,
     /// Asks a file system for its space.
@@ -50,7 +55,20 @@ impl Board {
             Err(error) => (Config::default(), Some(error)),
         };
         let timekeepers = Timekeepers::default();
-        Self { root: "/".into(), config, config_error, now, timekeepers, space: space_at }
+        let built = BUILT;
+        Self { root: "/".into(), config, config_error, now, built, timekeepers, space: space_at }
+    }
+
+    /// The date below which no clock is believed: that of the build, or the last that was stored.
+    pub(super) fn floor(&self) -> WallTime {
+        let stored = sled_store::inspect_copy(&self.place(&self.config.state.dir));
+        let stored = stored.ok().flatten().map(believed).unwrap_or_default();
+        self.built.max(WallTime(Duration::from_secs(stored)))
+    }
+
+    /// The date that certificates are judged by.
+    pub(super) fn date(&self) -> WallTime {
+        self.now.max(self.floor())
     }
 
     /// Where a path of the board is.

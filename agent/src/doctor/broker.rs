@@ -141,17 +141,17 @@ fn dates(board: &Board, path: &str, setting: &str) -> Verdict {
             format!("set {setting} to a PEM file with -----BEGIN CERTIFICATE-----"),
         );
     };
-    let end = rfc3339(until);
-    if board.now < from {
+    let (end, now) = (rfc3339(until), board.date());
+    if now < from {
         return Verdict::fail(
             format!("{path} begins to hold only at {}", rfc3339(from)),
             "set the clock: timedatectl set-ntp true",
         );
     }
-    if until <= board.now {
+    if until <= now {
         return Verdict::fail(format!("{path} held until {end}"), format!("renew {path}"));
     }
-    if until.0 <= board.now.0 + SOON {
+    if until.0 <= now.0 + SOON {
         return Verdict::warn(format!("{path} holds until {end}"), format!("renew {path}"));
     }
     Verdict::ok(format!("until {end}"))

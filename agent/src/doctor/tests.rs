@@ -18,6 +18,8 @@ use crate::config::{Config, LogStorage};
 
 /// 2026-06-01.
 const NOW: u64 = 1_780_272_000;
+/// 2026-04-02.
+const BUILT: u64 = 1_775_088_000;
 
 /// The head of the kernel's tables of sockets, and the line of one socket.
 const SOCKETS: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n";
@@ -118,6 +120,7 @@ fn well() -> Planted {
         config,
         config_error: None,
         now: WallTime(Duration::from_secs(NOW)),
+        built: WallTime(Duration::from_secs(BUILT)),
         timekeepers: Timekeepers::default(),
         space: much,
     };
@@ -299,7 +302,10 @@ const FAULTS: &[Fault] = &[
         b.board.now.0 += Duration::from_hours(30 * 24);
         b.write("/etc/skerry/cert.pem", &pem(2026));
     }),
-    ("broker-certificate", Level::Fail, |b| b.board.now = WallTime(Duration::ZERO)),
+    ("broker-certificate", Level::Fail, |b| {
+        b.board.built = WallTime::default();
+        b.board.now = WallTime(Duration::ZERO);
+    }),
     ("broker-authorities", Level::Fail, |b| b.write("/etc/skerry/ca.pem", "no PEM")),
     ("configuration", Level::Fail, |b| b.board.config_error = Some("unknown key".to_owned())),
     ("device-id", Level::Warn, |b| b.board.config.device.id = "raspberrypi".to_owned()),
@@ -393,6 +399,14 @@ fn a_timekeeper_that_follows_a_server_is_believed() {
     planted.write("/proc/77/comm", "ntpd\n");
     planted.board.timekeepers.ntp = timekeeper(vec![0b00_100_100; 48]);
     assert_eq!(planted.verdict("clock-synchronised").found, "by ntpd");
+}
+
+#[test]
+fn a_certificate_is_judged_by_the_floor_of_a_clock_that_forgot() {
+    let mut planted = well();
+    planted.board.now = WallTime::default();
+    assert_eq!(planted.verdict("broker-certificate").level, Level::Ok);
+    assert_eq!(planted.verdict("clock-floor").level, Level::Fail);
 }
 
 #[test]

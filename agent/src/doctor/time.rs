@@ -3,20 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use domain::model::WallTime;
-
 use super::{Board, Check, Topic, Verdict};
 use crate::clock::rfc3339;
-use crate::sled_store;
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("clock-floor", Topic::Agent, floor),
     Check::new("clock-synchronised", Topic::Agent, synchronised),
     Check::new("time-zones", Topic::Agent, zones),
 ];
-
-/// No board that runs this release has a date before it: 2026-01-01, in hours since 1970.
-const RELEASED: Duration = Duration::from_hours(490_896);
 
 /// Who sets the clock, asked on the board itself.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +29,14 @@ impl Default for Timekeepers {
 }
 
 fn floor(board: &Board) -> Verdict {
-    let stored = sled_store::inspect_copy(&board.place(&board.config.state.dir));
-    let stored = Duration::from_secs(stored.ok().flatten().unwrap_or_default());
-    let floor = WallTime(stored.max(RELEASED));
+    let floor = board.floor();
     if board.now < floor {
         return Verdict::fail(
-            format!("it is {} here, and it was {} before", rfc3339(board.now), rfc3339(floor)),
+            format!(
+                "it is {} here, and it was {} before; certificates are judged by the later",
+                rfc3339(board.now),
+                rfc3339(floor)
+            ),
             "set the clock: timedatectl set-ntp true; a board without a battery wants fake-hwclock",
         );
     }
