@@ -10,7 +10,7 @@ use domain::model::WallTime;
 use super::Timekeepers;
 use crate::clock::{BUILT, believed};
 use crate::config::Config;
-use crate::sled_store;
+use crate::{netlink, sled_store};
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -28,6 +28,15 @@ pub struct Space {
     pub free_inodes: u64,
 }
 
+/// What is asked of `nft`. The error says why it does not tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Nft {
+    /// Chains of others that drop what they do not know, and know nothing of our bridges.
+    pub blockers: fn() -> Result<Vec<String>, String>,
+    /// Every table there is.
+    pub ruleset: fn() -> Result<String, String>,
+}
+
 /// A board to look at.
 #[derive(Debug)]
 pub struct Board {
@@ -43,6 +52,8 @@ pub struct Board {
     pub built: WallTime,
     /// Who sets the clock.
     pub timekeepers: Timekeepers,
+    /// Asks for the tables of the kernel.
+    pub nft: Nft,
     /// Asks a file system for its space.
     pub space: fn(&Path) -> Option<Space>,
 }
@@ -55,8 +66,17 @@ impl Board {
             Err(error) => (Config::default(), Some(error)),
         };
         let timekeepers = Timekeepers::default();
-        let built = BUILT;
-        Self { root: "/".into(), config, config_error, now, built, timekeepers, space: space_at }
+        let nft = Nft { blockers: netlink::blockers, ruleset: netlink::ruleset };
+        Self {
+            root: "/".into(),
+            config,
+            config_error,
+            now,
+            built: BUILT,
+            timekeepers,
+            nft,
+            space: space_at,
+        }
     }
 
     /// The date below which no clock is believed: that of the build, or the last that was stored.

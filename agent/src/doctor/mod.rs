@@ -7,6 +7,7 @@
 mod agent;
 mod board;
 mod broker;
+mod bundle;
 mod certificate;
 mod kernel;
 mod memory;
@@ -27,7 +28,8 @@ use serde::Serialize;
 use tokio::task;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::board::{Board, Space};
+pub use self::board::{Board, Nft, Space};
+pub use self::bundle::{Bundle, Piece, pack};
 pub use self::time::Timekeepers;
 
 /// What all checks together may take. A broker far away answers within it.
@@ -123,6 +125,11 @@ impl Check {
     const fn new(name: &'static str, topic: Topic, look: fn(&Board) -> Verdict) -> Self {
         Self { name, topic, look }
     }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
 }
 
 /// What a check found. Every field is always there, so that programs need not ask.
@@ -163,18 +170,18 @@ fn unread(path: &str, error: &io::Error, fix: impl Into<String>) -> Verdict {
     Verdict::fail(format!("{path} cannot be read: {error}"), fix)
 }
 
-/// Looks at everything, at once; the findings come in the order of the checks.
-pub async fn examine(board: &Arc<Board>) -> Vec<Finding> {
-    within(board, DEADLINE).await
+/// Makes all these checks at once; the findings come in their order.
+pub async fn examine(board: &Arc<Board>, checks: Vec<Check>) -> Vec<Finding> {
+    within(board, checks, DEADLINE).await
 }
 
-async fn within(board: &Arc<Board>, patience: Duration) -> Vec<Finding> {
+async fn within(board: &Arc<Board>, checks: Vec<Check>, patience: Duration) -> Vec<Finding> {
     let deadline = Instant::now() + patience;
     let look = |check: Check| {
         let board = Arc::clone(board);
         (check, task::spawn_blocking(move || (check.look)(&board)))
     };
-    let looking: Vec<_> = checks().map(look).collect();
+    let looking: Vec<_> = checks.into_iter().map(look).collect();
     let mut findings = Vec::new();
     for (check, look) in looking {
         let verdict = match timeout_at(deadline, look).await {

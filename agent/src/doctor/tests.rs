@@ -13,7 +13,7 @@ use std::time::Duration;
 use domain::model::WallTime;
 use tempfile::TempDir;
 
-use super::{Board, Level, Space, Timekeepers, checks, examine, unread, within};
+use super::{Board, Level, Nft, Space, Timekeepers, checks, examine, unread, within};
 use crate::config::{Config, LogStorage};
 
 /// 2026-06-01.
@@ -30,15 +30,15 @@ const OPTIONS: &str = "CONFIG_NAMESPACES=y\nCONFIG_NET_NS=y\nCONFIG_PID_NS=y\nCO
     CONFIG_BRIDGE=m\nCONFIG_NF_TABLES=m\nCONFIG_NF_TABLES_INET=y\nCONFIG_NFT_CT=m\nCONFIG_NFT_MASQ=m\n";
 
 /// A board in a folder, with those that answer on its sockets.
-struct Planted {
-    dir: TempDir,
-    board: Board,
+pub(super) struct Planted {
+    pub(super) dir: TempDir,
+    pub(super) board: Board,
     _broker: TcpListener,
     sockets: Vec<UnixListener>,
 }
 
 impl Planted {
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let path = self.board.place(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -100,7 +100,7 @@ fn pem(until_year: i32) -> String {
 }
 
 /// A board on which nothing is wrong.
-fn well() -> Planted {
+pub(super) fn well() -> Planted {
     let dir = tempfile::tempdir().unwrap();
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = Config::default();
@@ -122,6 +122,10 @@ fn well() -> Planted {
         now: WallTime(Duration::from_secs(NOW)),
         built: WallTime(Duration::from_secs(BUILT)),
         timekeepers: Timekeepers::default(),
+        nft: Nft {
+            blockers: || Ok(Vec::new()),
+            ruleset: || Ok("table inet skerry {\n}\n".to_owned()),
+        },
         space: much,
     };
     let mut planted = Planted { dir, board, _broker: broker, sockets: Vec::new() };
@@ -361,7 +365,7 @@ fn every_check_has_a_fault_that_it_finds() {
 async fn nothing_is_found_on_a_board_that_is_well() {
     let planted = well();
     let board = Arc::new(planted.board);
-    let findings = examine(&board).await;
+    let findings = examine(&board, checks().collect()).await;
     let wrong: Vec<_> = findings.iter().filter(|one| one.level != Level::Ok).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(findings.len(), checks().count());
@@ -430,7 +434,7 @@ async fn checks_that_hang_share_one_deadline_and_say_what_hangs() {
     let board = Arc::new(planted.board);
     let patience = Duration::from_secs(2);
     let began = tokio::time::Instant::now();
-    let findings = within(&board, patience).await;
+    let findings = within(&board, checks().collect(), patience).await;
     let took = began.elapsed();
     // Those that still wait go on when somebody has written.
     for pipe in pipes {

@@ -9,9 +9,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 
-use super::device::{Asked, Device, status};
+use super::device::{Device, status};
 use super::observer::Observer;
 use crate::broker::testing::{Broker, free_port};
+use crate::clock::Clock;
 use crate::mqtt::Session;
 
 #[tokio::test]
@@ -237,10 +238,12 @@ async fn a_board_that_wakes_in_1970_takes_a_good_certificate_of_the_broker_and_n
     device.settings.access.ca = Some(ca.into());
     device.clock = Clock::standing_at(WallTime::default());
     let power = device.start();
-    device.until("a connection", |asked| asked.contains(&Asked::Connecting(7))).await;
+    device
+        .until("a connection", |asked| asked.contains(&super::device::Asked::Connecting(7)))
+        .await;
     let mut cloud = Observer::connect(&device.tasks, broker.port).await;
     cloud.message("status", |json| json["online"] == true).await;
-    power.stop.cancel();
+    power.stop().await;
 
     // It was later than the certificate's end, once: 1975 is no excuse.
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
