@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use domain::model::WallTime;
 
-use super::Timekeepers;
+use super::Asked;
 use crate::clock::{BUILT, believed};
 use crate::config::Config;
-use crate::{netlink, sled_store};
+use crate::sled_store;
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -28,15 +28,6 @@ pub struct Space {
     pub free_inodes: u64,
 }
 
-/// What is asked of `nft`. The error says why it does not tell.
-#[derive(Debug, Clone, Copy)]
-pub struct Nft {
-    /// Chains of others that drop what they do not know, and know nothing of our bridges.
-    pub blockers: fn() -> Result<Vec<String>, String>,
-    /// Every table there is.
-    pub ruleset: fn() -> Result<String, String>,
-}
-
 /// A board to look at.
 #[derive(Debug)]
 pub struct Board {
@@ -50,10 +41,8 @@ pub struct Board {
     pub now: WallTime,
     /// When this program was built.
     pub built: WallTime,
-    /// Who sets the clock.
-    pub timekeepers: Timekeepers,
-    /// Asks for the tables of the kernel.
-    pub nft: Nft,
+    /// Whoever is asked beside the files.
+    pub asked: Asked,
     /// Asks a file system for its space.
     pub space: fn(&Path) -> Option<Space>,
 }
@@ -65,16 +54,13 @@ impl Board {
             Ok(config) => (config, None),
             Err(error) => (Config::default(), Some(error)),
         };
-        let timekeepers = Timekeepers::default();
-        let nft = Nft { blockers: netlink::blockers, ruleset: netlink::ruleset };
         Self {
             root: "/".into(),
             config,
             config_error,
             now,
             built: BUILT,
-            timekeepers,
-            nft,
+            asked: Asked::default(),
             space: space_at,
         }
     }

@@ -5,11 +5,13 @@
 //! each other, with one deadline for all: one that hangs costs its own line.
 
 mod agent;
+mod asked;
 mod board;
 mod broker;
 mod bundle;
 mod certificate;
 mod kernel;
+mod login;
 mod memory;
 mod network;
 mod options;
@@ -18,6 +20,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upstream;
 
 use std::fmt;
 use std::io;
@@ -28,7 +31,8 @@ use serde::Serialize;
 use tokio::task;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::board::{Board, Nft, Space};
+pub use self::asked::{Asked, Nft, Silence};
+pub use self::board::{Board, Space};
 pub use self::bundle::{Bundle, Piece, pack};
 pub use self::time::Timekeepers;
 
@@ -154,8 +158,10 @@ pub fn checks() -> impl Iterator<Item = Check> {
         memory::CHECKS,
         storage::CHECKS,
         network::CHECKS,
+        upstream::CHECKS,
         services::CHECKS,
         broker::CHECKS,
+        login::CHECKS,
         agent::CHECKS,
         time::CHECKS,
     ];

@@ -52,9 +52,9 @@ fn synchronised(board: &Board) -> Verdict {
         processes.filter_map(|pid| board.text(format!("/proc/{pid}/comm"))).collect();
     let runs = |name: &str| running.iter().any(|comm| comm == name);
     let (name, knows, fix) = if runs("chronyd") {
-        ("chronyd", chrony_knows(board.timekeepers.chrony), "chronyc sources")
+        ("chronyd", chrony_knows(board.asked.timekeepers.chrony), "chronyc sources")
     } else if runs("ntpd") {
-        ("ntpd", ntp_knows(board.timekeepers.ntp), "ntpq -p")
+        ("ntpd", ntp_knows(board.asked.timekeepers.ntp), "ntpq -p")
     } else if runs("systemd-timesyn") {
         ("systemd-timesyncd", Some(false), "timedatectl timesync-status")
     } else {

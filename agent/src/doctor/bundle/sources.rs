@@ -58,7 +58,7 @@ pub(super) fn pieces(board: &Board) -> Vec<Piece> {
     let mut pieces: Vec<_> =
         FILES.iter().filter_map(|path| piece(board, Path::new(path))).collect();
     pieces.extend(units(board));
-    pieces.push(Piece::new("nft.txt", (board.nft.ruleset)().unwrap_or_else(|error| error)));
+    pieces.push(Piece::new("nft.txt", (board.asked.nft.ruleset)().unwrap_or_else(|error| error)));
     pieces.push(Piece::new("processes.txt", processes(board)));
     pieces.push(Piece::new("cgroups.txt", cgroups(board)));
     for (name, dir) in
