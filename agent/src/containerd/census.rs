@@ -27,17 +27,23 @@ pub async fn census(config: &config::Containerd) -> Result<Census, RuntimeError>
     let version = client.version().version(connection.request(())).await;
     let version = version.map_err(|status| failed("ask for the version", &status))?.into_inner();
     let filters = vec!["type==io.containerd.snapshotter.v1".to_owned()];
-    let plugins = client.introspection().plugins(connection.request(PluginsRequest { filters }));
-    let plugins = plugins.await.map_err(|status| failed("list snapshotters", &status))?;
-    let plugins = plugins.into_inner().plugins.into_iter();
-    let listed = client.containers().list(connection.request(ListContainersRequest::default()));
-    let listed = listed.await.map_err(|status| failed("list containers", &status))?.into_inner();
+    let request = connection.request(PluginsRequest { filters });
+    let plugins = client.introspection().plugins(request).await;
+    let plugins =
+        plugins.map_err(|status| failed("list snapshotters", &status))?.into_inner().plugins;
+    let request = connection.request(ListContainersRequest::default());
+    let listed = client.containers().list(request).await;
+    let listed = listed.map_err(|status| failed("list containers", &status))?.into_inner();
     let known: BTreeSet<String> = listed.containers.into_iter().map(|one| one.id).collect();
     // Only root sees how others were started; nobody else sees any.
     let idle = shims::idle(&config.namespace).unwrap_or_default();
     Ok(Census {
         version: version.version.trim_start_matches('v').to_owned(),
-        snapshotters: plugins.filter(|one| one.init_err.is_none()).map(|one| one.id).collect(),
+        snapshotters: plugins
+            .into_iter()
+            .filter(|one| one.init_err.is_none())
+            .map(|one| one.id)
+            .collect(),
         orphans: idle
             .into_iter()
             .filter(|shim| !known.contains(&shim.id))

@@ -61,14 +61,14 @@ pub enum Silence {
 }
 
 fn ask_containerd(config: &config::Containerd) -> Result<containerd::Census, String> {
-    match wait(PATIENCE, containerd::census(config))? {
+    match wait(PATIENCE, Box::pin(containerd::census(config)))? {
         Some(census) => census.map_err(|error| Chain(&error).to_string()),
         None => Err(format!("no answer within {} seconds", PATIENCE.as_secs())),
     }
 }
 
 fn ask_agent(socket: &Path) -> Result<DeviceReply, Silence> {
-    match wait(PATIENCE, cli::device(socket)).map_err(Silence::Absent)? {
+    match wait(PATIENCE, Box::pin(cli::device(socket))).map_err(Silence::Absent)? {
         Some(answer) => answer.map_err(Silence::Absent),
         None => Err(Silence::Hangs),
     }

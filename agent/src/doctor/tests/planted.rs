@@ -1,7 +1,6 @@
 //! A board in a folder, on which nothing is wrong until a fault is planted.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
