@@ -181,6 +181,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
     let Keys { records, device } = Keys::load(&dir, credentials().as_deref())?;
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, &records)).await;
     let (store, loaded) = opened.map_err(|_| AgentError::StorePanicked)??;
+    clock.raise_floor(loaded.state.device.clock_floor_secs);
     let (public_key, device_key) = (device.public(), Arc::new(device));
     let session = if loaded.rebuilt.is_some() { Session::Fresh } else { Session::Resumed };
     let broker =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::event::Event;
 use domain::model::AppName;
-use domain::model::Digest;
+use domain::model::{Digest, Moment};
 use domain::probe::{HealthReport, ProbePlan};
 use domain::replica::{Pulls, Trouble};
 use domain::route::RouteTable;
@@ -34,6 +34,8 @@ pub struct Publisher {
     pub probes: watch::Sender<Arc<ProbePlan>>,
     /// What is sampled for scaling.
     pub samples: watch::Sender<Arc<SamplePlan>>,
+    /// When the last round was over, or the loop began.
+    pub round: watch::Sender<Moment>,
 }
 
 /// The receiving halves, cloned to the adapters.
@@ -57,6 +59,8 @@ pub struct Published {
     pub probes: watch::Receiver<Arc<ProbePlan>>,
     /// What is sampled for scaling.
     pub samples: watch::Receiver<Arc<SamplePlan>>,
+    /// When the last round was over, or the loop began. Read when somebody asks; nobody waits for it.
+    pub round: watch::Receiver<Moment>,
 }
 
 /// What is known of the device itself.
@@ -111,6 +115,7 @@ pub fn channels() -> (Publisher, Published) {
     let (announcements, announcements_rx) = watch::channel(Arc::default());
     let (probes, probes_rx) = watch::channel(Arc::default());
     let (samples, samples_rx) = watch::channel(Arc::default());
+    let (round, round_rx) = watch::channel(Moment::default());
     let publisher = Publisher {
         statuses,
         device,
@@ -121,6 +126,7 @@ pub fn channels() -> (Publisher, Published) {
         announcements,
         probes,
         samples,
+        round,
     };
     let receiving = Published {
         statuses: statuses_rx,
@@ -132,6 +138,7 @@ pub fn channels() -> (Publisher, Published) {
         announcements: announcements_rx,
         probes: probes_rx,
         samples: samples_rx,
+        round: round_rx,
     };
     (publisher, receiving)
 }

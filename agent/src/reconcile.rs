@@ -293,9 +293,11 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
 
     /// Runs until `stop` fires. The apps run on.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.publisher.round.send_replace(self.clock.now());
         self.look();
         loop {
             let rest = self.round().await;
+            self.publisher.round.send_replace(self.clock.now());
             // Every arm is safe to cancel, and no arm's body awaits anything but the disk.
             tokio::select! {
                 biased;

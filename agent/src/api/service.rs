@@ -302,6 +302,8 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
             RunningStatus::Progressing | RunningStatus::Stopped | RunningStatus::Suspended => false,
         };
         let link = *self.link.borrow();
+        let round = *self.published.round.borrow();
+        let since_round = self.clock.now().0.saturating_sub(round.0).as_secs();
         let troubles = self.published.device.borrow().troubles.iter().map(wire::trouble).collect();
         let status = v1::DeviceStatus {
             online: link.online,
@@ -320,6 +322,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
             control_plane: self.about.control_plane.clone(),
             apps: count(statuses.apps.len()),
             running: count(statuses.apps.values().filter(running).count()),
+            seconds_since_round: u32::try_from(since_round).unwrap_or(u32::MAX),
         }))
     }
 }

@@ -12,6 +12,7 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
 use super::Access;
+use crate::clock::Clock;
 use crate::dial::tls::{LARGEST_FILE, SYSTEM_AUTHORITIES, authorities};
 
 /// A file of the configuration that does not serve.
@@ -54,26 +55,27 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Reads whatever files `access` names.
-    pub async fn read(access: &Access) -> Result<Self, AccessError> {
+    /// Reads whatever files `access` names. The broker's certificate will be judged as of the clock's date.
+    pub async fn read(access: &Access, clock: Clock) -> Result<Self, AccessError> {
         let password = match &access.password_file {
             Some(path) => password(path, read(path).await?)?,
             None => String::new(),
         };
         let login = (!access.username.is_empty()).then(|| (access.username.clone(), password));
-        let tls = if access.broker.tls { Some(Arc::new(client(access).await?)) } else { None };
+        let tls =
+            if access.broker.tls { Some(Arc::new(client(access, clock).await?)) } else { None };
         Ok(Self { login, tls })
     }
 }
 
-async fn client(access: &Access) -> Result<ClientConfig, AccessError> {
+async fn client(access: &Access, clock: Clock) -> Result<ClientConfig, AccessError> {
     let path = access.ca.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_AUTHORITIES));
     let roots = authorities(&read(&path).await?);
     if roots.is_empty() {
         return Err(AccessError::Pem { path, what: "certificate" });
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(clock))
         .with_safe_default_protocol_versions()
         .map_err(AccessError::Tls)?
         .with_root_certificates(roots);

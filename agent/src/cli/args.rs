@@ -134,17 +134,36 @@ pub(super) enum Command {
     /// Show the state of the device
     Status,
     /// Look at the board, and say what to do; needs no agent
-    #[command(after_help = "Exit code 1 where a check fails. Example:\n  skerry doctor -o json")]
-    Doctor {
-        /// The agent's configuration
-        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
-        config: PathBuf,
-    },
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Print a completion script
     Completions {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+/// What stands below the help of `skerry doctor`.
+const DOCTOR_HELP: &str = "\
+Exit code 1 where a check fails, but 0 where a bundle is written.
+
+Examples:
+  skerry doctor
+  skerry doctor -o json --only broker-login --only clock-floor
+  skerry doctor --bundle pi-1.tar.gz";
+
+/// What `skerry doctor` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    /// The agent's configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
+    /// Make this check alone; may be given several times
+    #[arg(long, value_name = "CHECK")]
+    pub(super) only: Vec<String>,
+    /// Write what a supporter needs into a new archive, with every secret taken out
+    #[arg(long, value_name = "FILE.tar.gz")]
+    pub(super) bundle: Option<PathBuf>,
 }
 
 /// What stands below the help of `skerry traffic`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper_util::rt::TokioIo;
+use skerry_proto::v1;
 use skerry_proto::v1::agent_client::AgentClient;
 use tokio::net::UnixStream;
 use tonic::Request;
@@ -14,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
 use super::error::CliError;
+use crate::report::Chain;
 
 /// The agent answers within a round; it says so itself after 30 s, and that word should arrive.
 const DEADLINE: Duration = Duration::from_secs(35);
@@ -36,6 +38,15 @@ pub(super) async fn connect(socket: &Path) -> Result<Agent, CliError> {
         .await
         .map_err(|source| CliError::NotAnAgent { socket: socket.to_owned(), source })?;
     Ok(AgentClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+}
+
+/// What the agent at `socket` tells of the device, or in words why it does not. A deadline is the caller's.
+pub(crate) async fn device(socket: &Path) -> Result<v1::DeviceReply, String> {
+    let asked = async {
+        let mut agent = connect(socket).await?;
+        Ok::<_, CliError>(agent.device(brief(v1::DeviceRequest {})).await?.into_inner())
+    };
+    asked.await.map_err(|error| Chain(&error).to_string())
 }
 
 /// A call that is answered soon or not at all.

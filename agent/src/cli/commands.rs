@@ -27,7 +27,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Agent(_) => Ok(()),
         Command::Check { file } => check_file(console, output, file).await,
         Command::Completions { shell } => completions(console, shell),
-        Command::Doctor { config } => doctor::run(console, output, config).await,
+        Command::Doctor(args) => doctor::run(console, output, &socket, args).await,
         Command::Explain { what } => explain::explain(console, output, &socket, what).await,
         Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }

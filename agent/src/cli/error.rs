@@ -41,6 +41,13 @@ pub(super) enum CliError {
         #[source]
         source: io::Error,
     },
+    /// A file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A value is expected, and a person sits at the keyboard.
     #[error("the value is read from the standard input, which is a terminal")]
     Terminal,
@@ -54,7 +61,7 @@ pub(super) enum CliError {
     #[error("{} is not a document that the agent would take", .0.display())]
     Invalid(PathBuf),
     /// The doctor's checks found something; it was printed.
-    #[error("{0} checks failed")]
+    #[error("{0} {checks} failed", checks = if *.0 == 1 { "check" } else { "checks" })]
     Unwell(usize),
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]
@@ -127,7 +134,11 @@ impl Hint for CliError {
                 Some("pipe it in, such as: skerry secret set APP NAME < FILE".to_owned())
             }
             Self::NoPublicKey(_) => Some("take publicKey of the device's status".to_owned()),
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                Some("give another name: what is there is kept".to_owned())
+            }
             Self::Read { .. }
+            | Self::Write { .. }
             | Self::Invalid(_)
             | Self::Unwell(_)
             | Self::Print(_)

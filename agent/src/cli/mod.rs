@@ -31,6 +31,7 @@ use clap::Parser as _;
 
 pub use self::args::AgentArgs;
 use self::args::{Args, Command};
+pub(crate) use self::client::device;
 use self::error::CliError;
 use self::output::Console;
 use crate::clock::Clock;

@@ -19,6 +19,7 @@
 //! outlives the agent, as they do.
 
 mod calls;
+mod census;
 mod cgroup;
 pub mod connection;
 mod devices;
@@ -78,6 +79,7 @@ use crate::clock::Clock;
 use crate::logger;
 use crate::runtime::{Meter, Runtime, RuntimeError, Usage};
 
+pub use self::census::{Census, census};
 pub use self::image_source::{ImageConfig, ImageSource};
 
 /// The last line with something in it is looked for among so many.

@@ -12,6 +12,8 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 use tokio_rustls::TlsConnector;
 
+use crate::clock::Clock;
+
 /// The system's authorities, where Debian and Yocto keep them.
 pub const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -25,8 +27,8 @@ pub fn authorities(pem: &[u8]) -> RootCertStore {
     roots
 }
 
-/// Trusts whom the system trusts. The error says what is missing for that.
-pub async fn to_the_known() -> Result<TlsConnector, String> {
+/// Trusts whom the system trusts, as of the clock's date. The error says what is missing for that.
+pub async fn to_the_known(clock: Clock) -> Result<TlsConnector, String> {
     let read = async {
         let mut pem = Vec::new();
         File::open(SYSTEM_AUTHORITIES).await?.take(LARGEST_FILE).read_to_end(&mut pem).await?;
@@ -34,7 +36,7 @@ pub async fn to_the_known() -> Result<TlsConnector, String> {
     };
     let roots = read.await.map_err(|error| format!("{SYSTEM_AUTHORITIES}: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_details(provider, Arc::new(clock))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)

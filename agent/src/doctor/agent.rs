@@ -1,27 +1,89 @@
-//! The agent itself: its configuration, its name, its socket, and the clock it goes by.
+//! The agent itself: its configuration, its name, its socket.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
-use domain::model::WallTime;
+use skerry_proto::v1::DeviceReply;
 
-use super::{Board, Check, Topic, Verdict};
-use crate::clock::rfc3339;
-use crate::sled_store;
+use super::{Board, Check, Silence, Topic, Verdict};
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("configuration", Topic::Agent, configuration),
     Check::new("device-id", Topic::Agent, device_id),
     Check::new("machine-id", Topic::Agent, machine_id),
     Check::new("agent-socket", Topic::Agent, socket),
-    Check::new("clock-floor", Topic::Agent, clock_floor),
-    Check::new("clock-synchronised", Topic::Agent, clock_synchronised),
-    Check::new("time-zones", Topic::Agent, time_zones),
+    Check::new("agent-round", Topic::Agent, round),
+    Check::new("agent-version", Topic::Agent, version),
+    Check::new("agent-troubles", Topic::Agent, troubles),
+    Check::new("agent-broker", Topic::ControlPlane, broker),
 ];
 
-/// No board that runs this release has a date before it: 2026-01-01, in hours since 1970.
-const RELEASED: Duration = Duration::from_hours(490_896);
+/// The loop goes round once a minute at least; a board whose disk is busy may take longer.
+const LONGEST_ROUND_SECS: u32 = 180;
+
+/// What is said where there is no agent to ask; `agent-socket` says what to do.
+const NOBODY: &str = "no agent runs";
+
+fn device(board: &Board) -> Result<DeviceReply, Silence> {
+    (board.asked.agent)(&board.place(board.config.socket()))
+}
+
+fn round(board: &Board) -> Verdict {
+    let restart = "systemctl restart skerry, apps go on; before it, skerry doctor --bundle FILE.tar.gz for whoever looks for the cause";
+    match device(board) {
+        Ok(reply) if LONGEST_ROUND_SECS < reply.seconds_since_round => Verdict::fail(
+            format!("the last round was {} seconds ago", reply.seconds_since_round),
+            restart,
+        ),
+        Ok(reply) => Verdict::ok(format!("{} seconds ago", reply.seconds_since_round)),
+        Err(Silence::Hangs) => Verdict::fail("the agent does not answer", restart),
+        Err(Silence::Absent(why)) => Verdict::warn(
+            format!("there is no round: {why}"),
+            "systemctl enable --now skerry; where it ended, journalctl --unit skerry says why",
+        ),
+    }
+}
+
+fn version(board: &Board) -> Verdict {
+    let own = env!("CARGO_PKG_VERSION");
+    match device(board) {
+        Ok(DeviceReply { status: Some(status), .. }) if status.agent_version != own => {
+            Verdict::warn(
+                format!(
+                    "the agent that runs is {}, what is installed is {own}",
+                    status.agent_version
+                ),
+                "systemctl restart skerry; apps go on meanwhile",
+            )
+        }
+        Ok(_) => Verdict::ok(own),
+        Err(_) => Verdict::ok(NOBODY),
+    }
+}
+
+fn troubles(board: &Board) -> Verdict {
+    let Ok(reply) = device(board) else { return Verdict::ok(NOBODY) };
+    let troubles = reply.status.unwrap_or_default().troubles;
+    let Some(first) = troubles.first() else { return Verdict::ok("it has none") };
+    let said = troubles.iter().map(|one| format!("{}: {}", one.reason, one.message));
+    Verdict::warn(said.collect::<Vec<_>>().join("; "), format!("skerry explain {}", first.reason))
+}
+
+fn broker(board: &Board) -> Verdict {
+    if board.config.mqtt.url.is_empty() {
+        return Verdict::ok("there is no control plane");
+    }
+    match device(board) {
+        Ok(DeviceReply { status: Some(status), .. }) if status.online => {
+            Verdict::ok(format!("connected, epoch {}", status.epoch))
+        }
+        Ok(_) => Verdict::warn(
+            "the agent is not connected to its broker; apps run on",
+            "see broker-login and broker-reach above; it tries again by itself, within 5 minutes",
+        ),
+        Err(_) => Verdict::ok(NOBODY),
+    }
+}
 
 fn configuration(board: &Board) -> Verdict {
     match &board.config_error {
@@ -67,35 +129,4 @@ fn socket(board: &Board) -> Verdict {
             "systemctl enable --now skerry; where it ended, journalctl --unit skerry says why",
         ),
     }
-}
-
-fn clock_floor(board: &Board) -> Verdict {
-    let stored = sled_store::inspect_copy(&board.place(&board.config.state.dir));
-    let stored = Duration::from_secs(stored.ok().flatten().unwrap_or_default());
-    let floor = WallTime(stored.max(RELEASED));
-    if board.now < floor {
-        return Verdict::fail(
-            format!("it is {} here, and it was {} before", rfc3339(board.now), rfc3339(floor)),
-            "set the clock: timedatectl set-ntp true; a board without a battery wants fake-hwclock",
-        );
-    }
-    Verdict::ok(rfc3339(board.now))
-}
-
-fn clock_synchronised(board: &Board) -> Verdict {
-    let told = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
-    if told.into_iter().any(|path| board.has(path)) {
-        return Verdict::ok("by the network");
-    }
-    Verdict::warn("nobody sets the clock by the network", "timedatectl set-ntp true")
-}
-
-fn time_zones(board: &Board) -> Verdict {
-    if board.has("/usr/share/zoneinfo/Etc/UTC") || board.has("/usr/share/zoneinfo/UTC") {
-        return Verdict::ok("there");
-    }
-    Verdict::warn(
-        "there is no time zone database: windows and cron rules in a zone do not open",
-        "apt install tzdata",
-    )
 }

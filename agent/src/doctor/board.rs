@@ -3,10 +3,14 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::model::WallTime;
 
+use super::Asked;
+use crate::clock::{BUILT, believed};
 use crate::config::Config;
+use crate::sled_store;
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -35,6 +39,10 @@ pub struct Board {
     pub config_error: Option<String>,
     /// The date, as the system tells it.
     pub now: WallTime,
+    /// When this program was built.
+    pub built: WallTime,
+    /// Whoever is asked beside the files.
+    pub asked: Asked,
     /// Asks a file system for its space.
     pub space: fn(&Path) -> Option<Space>,
 }
@@ -46,7 +54,27 @@ impl Board {
             Ok(config) => (config, None),
             Err(error) => (Config::default(), Some(error)),
         };
-        Self { root: "/".into(), config, config_error, now, space: space_at }
+        Self {
+            root: "/".into(),
+            config,
+            config_error,
+            now,
+            built: BUILT,
+            asked: Asked::default(),
+            space: space_at,
+        }
+    }
+
+    /// The date below which no clock is believed: that of the build, or the last that was stored.
+    pub(super) fn floor(&self) -> WallTime {
+        let stored = sled_store::inspect_copy(&self.place(&self.config.state.dir));
+        let stored = stored.ok().flatten().map(believed).unwrap_or_default();
+        self.built.max(WallTime(Duration::from_secs(stored)))
+    }
+
+    /// The date that certificates are judged by.
+    pub(super) fn date(&self) -> WallTime {
+        self.now.max(self.floor())
     }
 
     /// Where a path of the board is.
@@ -93,6 +121,12 @@ impl Board {
             let text = self.text(format!("/lib/modules/{release}/{list}")).unwrap_or_default();
             text.lines().any(|line| line.split(':').next().unwrap_or_default().contains(&file))
         })
+    }
+
+    /// Whether the kernel's modules are listed at all: a kernel with everything built in may have no such list.
+    pub(super) fn knows_modules(&self) -> bool {
+        let release = self.text("/proc/sys/kernel/osrelease").unwrap_or_default();
+        self.has(format!("/lib/modules/{release}/modules.builtin"))
     }
 
     /// The program's place, where the agent and containerd look for programs.

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::certificate::validity;
-use super::{Board, Check, Topic, Verdict};
+use super::{Board, Check, Topic, Verdict, unread};
 use crate::broker::Broker;
 use crate::clock::rfc3339;
 
@@ -101,10 +101,8 @@ fn key(board: &Board) -> Verdict {
 /// A file that is there and that not everybody can read.
 fn private(board: &Board, path: &str) -> Verdict {
     if let Err(error) = board.bytes(path) {
-        return Verdict::fail(
-            format!("{path} cannot be read: {error}"),
-            format!("put it there for root alone: install -m 0600 FILE {path}"),
-        );
+        let fix = format!("put it there for root alone: install -m 0600 FILE {path}");
+        return unread(path, &error, fix);
     }
     let mode = board.place(path).metadata().map(|meta| meta.permissions().mode());
     match mode {
@@ -131,10 +129,8 @@ fn dates(board: &Board, path: &str, setting: &str) -> Verdict {
     let pem = match board.bytes(path) {
         Ok(pem) => pem,
         Err(error) => {
-            return Verdict::fail(
-                format!("{path} cannot be read: {error}"),
-                format!("put it there, or set {setting} to where it is"),
-            );
+            let fix = format!("put it there, or set {setting} to where it is");
+            return unread(path, &error, fix);
         }
     };
     let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
@@ -145,17 +141,17 @@ fn dates(board: &Board, path: &str, setting: &str) -> Verdict {
             format!("set {setting} to a PEM file with -----BEGIN CERTIFICATE-----"),
         );
     };
-    let end = rfc3339(until);
-    if board.now < from {
+    let (end, now) = (rfc3339(until), board.date());
+    if now < from {
         return Verdict::fail(
             format!("{path} begins to hold only at {}", rfc3339(from)),
             "set the clock: timedatectl set-ntp true",
         );
     }
-    if until <= board.now {
+    if until <= now {
         return Verdict::fail(format!("{path} held until {end}"), format!("renew {path}"));
     }
-    if until.0 <= board.now.0 + SOON {
+    if until.0 <= now.0 + SOON {
         return Verdict::warn(format!("{path} holds until {end}"), format!("renew {path}"));
     }
     Verdict::ok(format!("until {end}"))

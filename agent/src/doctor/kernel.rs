@@ -1,10 +1,12 @@
 //! The kernel and the machine.
 
+use super::options::{modules, options};
 use super::{Board, Check, Topic, Verdict};
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("kernel-version", Topic::Kernel, version),
     Check::new("architecture", Topic::Kernel, architecture),
+    Check::new("kernel-options", Topic::Kernel, options),
     Check::new("namespaces", Topic::Kernel, namespaces),
     Check::new("overlayfs", Topic::Kernel, overlayfs),
     Check::new("bridges", Topic::Kernel, bridges),
@@ -89,37 +91,19 @@ fn overlayfs(board: &Board) -> Verdict {
 }
 
 fn bridges(board: &Board) -> Verdict {
-    let missing: Vec<_> =
-        ["bridge", "veth"].into_iter().filter(|name| !board.has_module(name)).collect();
-    if missing.is_empty() {
-        return Verdict::ok("there");
-    }
-    if !knows_modules(board) {
-        return Verdict::ok("the kernel lists no modules");
-    }
-    Verdict::warn(
-        format!("no module {} is seen", missing.join(" and ")),
-        "modprobe bridge veth; where that fails, build the kernel with CONFIG_BRIDGE=m CONFIG_VETH=m",
+    modules(
+        board,
+        &[("bridge", "BRIDGE"), ("veth", "VETH")],
+        "modprobe -a bridge veth; where that fails, build the kernel with CONFIG_BRIDGE=m CONFIG_VETH=m",
     )
 }
 
 fn nftables(board: &Board) -> Verdict {
-    if board.has_module("nf_tables") {
-        return Verdict::ok("there");
-    }
-    if !knows_modules(board) {
-        return Verdict::ok("the kernel lists no modules");
-    }
-    Verdict::warn(
-        "no module nf_tables is seen",
+    modules(
+        board,
+        &[("nf_tables", "NF_TABLES")],
         "modprobe nf_tables; where that fails, build the kernel with CONFIG_NF_TABLES=m CONFIG_NFT_MASQ=m",
     )
-}
-
-/// Whether the kernel's modules are listed at all: a kernel with everything built in may have no such list.
-fn knows_modules(board: &Board) -> bool {
-    let release = board.text("/proc/sys/kernel/osrelease").unwrap_or_default();
-    board.has(format!("/lib/modules/{release}/modules.builtin"))
 }
 
 fn seccomp(board: &Board) -> Verdict {

@@ -2,31 +2,41 @@
 //!
 //! Each check is a function from a [`Board`] to a [`Verdict`], so that a test plants its fault in a folder and sees it
 //! found. Checks read, connect and listen to answers; none changes anything, and none needs the agent. They run beside
-//! each other, each with a deadline: one that hangs costs its own line.
+//! each other, with one deadline for all: one that hangs costs its own line.
 
 mod agent;
+mod asked;
 mod board;
 mod broker;
+mod bundle;
 mod certificate;
 mod kernel;
+mod login;
 mod memory;
 mod network;
+mod options;
 mod services;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod time;
+mod upstream;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+pub use self::asked::{Asked, Nft, Silence};
 pub use self::board::{Board, Space};
+pub use self::bundle::{Bundle, Piece, pack};
+pub use self::time::Timekeepers;
 
-/// What a check may take. A broker far away answers within it.
+/// What all checks together may take. A broker far away answers within it.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a check is about.
@@ -119,6 +129,11 @@ impl Check {
     const fn new(name: &'static str, topic: Topic, look: fn(&Board) -> Verdict) -> Self {
         Self { name, topic, look }
     }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
 }
 
 /// What a check found. Every field is always there, so that programs need not ask.
@@ -143,26 +158,45 @@ pub fn checks() -> impl Iterator<Item = Check> {
         memory::CHECKS,
         storage::CHECKS,
         network::CHECKS,
+        upstream::CHECKS,
         services::CHECKS,
         broker::CHECKS,
+        login::CHECKS,
         agent::CHECKS,
+        time::CHECKS,
     ];
     all.into_iter().flatten().copied()
 }
 
-/// Looks at everything, at once; the findings come in the order of the checks.
-pub async fn examine(board: &Arc<Board>) -> Vec<Finding> {
+/// A file that cannot be read: by you, or by anybody.
+fn unread(path: &str, error: &io::Error, fix: impl Into<String>) -> Verdict {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Verdict::warn(format!("{path} is not for you"), "run it as root");
+    }
+    Verdict::fail(format!("{path} cannot be read: {error}"), fix)
+}
+
+/// Makes all these checks at once; the findings come in their order.
+pub async fn examine(board: &Arc<Board>, checks: Vec<Check>) -> Vec<Finding> {
+    within(board, checks, DEADLINE).await
+}
+
+async fn within(board: &Arc<Board>, checks: Vec<Check>, patience: Duration) -> Vec<Finding> {
+    let deadline = Instant::now() + patience;
     let look = |check: Check| {
         let board = Arc::clone(board);
         (check, task::spawn_blocking(move || (check.look)(&board)))
     };
-    let looking: Vec<_> = checks().map(look).collect();
+    let looking: Vec<_> = checks.into_iter().map(look).collect();
     let mut findings = Vec::new();
     for (check, look) in looking {
-        let verdict = match timeout(DEADLINE, look).await {
+        let verdict = match timeout_at(deadline, look).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(panic)) => Verdict::warn(format!("the check broke: {panic}"), REPORT),
-            Err(_) => Verdict::fail("no answer within 10 seconds", "look at the disk: dmesg"),
+            Err(_) => Verdict::fail(
+                format!("no answer within {} seconds", patience.as_secs()),
+                what_hangs(check),
+            ),
         };
         let Verdict { level, found, fix } = verdict;
         findings.push(Finding { check: check.name, topic: check.topic, level, found, fix });
@@ -172,3 +206,21 @@ pub async fn examine(board: &Arc<Board>) -> Vec<Finding> {
 
 /// What a check that broke asks for.
 const REPORT: &str = "report it with the output of: skerry doctor -o json";
+
+/// Where to look when a check gives no answer: at what it asks.
+fn what_hangs(check: Check) -> &'static str {
+    match check.topic {
+        Topic::Kernel | Topic::Memory => "see what the kernel waits for: dmesg | tail",
+        Topic::Storage => {
+            "see which disk or mount does not answer: dmesg | tail, and cat /proc/mounts"
+        }
+        Topic::Network => {
+            "see which name server is silent: cat /etc/resolv.conf, and getent hosts example.org"
+        }
+        Topic::Containerd => "systemctl restart containerd; apps go on meanwhile",
+        Topic::ControlPlane => {
+            "see whether the broker's name is found and its files are plain files: getent hosts HOST, and ls -l /etc/skerry"
+        }
+        Topic::Agent => "systemctl restart skerry; apps go on meanwhile",
+    }
+}

@@ -13,7 +13,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("nft", Topic::Network, nft),
     Check::new("address-pool", Topic::Network, pool),
     Check::new("default-route", Topic::Network, default_route),
-    Check::new("name-servers", Topic::Network, name_servers),
+    Check::new("name-servers", Topic::Network, servers),
     Check::new("port-http", Topic::Network, http),
     Check::new("port-https", Topic::Network, https),
     Check::new("port-dns", Topic::Network, dns),
@@ -109,22 +109,33 @@ fn routes(board: &Board) -> Vec<(String, Ipv4Net)> {
     text.lines().skip(1).filter_map(parse).collect()
 }
 
-fn name_servers(board: &Board) -> Verdict {
+fn servers(board: &Board) -> Verdict {
+    let servers = name_servers(board);
+    if servers.is_empty() {
+        return Verdict::fail(
+            "/etc/resolv.conf names no server: no image and no broker is found by its name",
+            "set [network] upstream_dns = [\"9.9.9.9\"], or have DHCP write /etc/resolv.conf",
+        );
+    }
+    Verdict::ok(servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+/// The name servers that the agent asks.
+pub(super) fn name_servers(board: &Board) -> Vec<IpAddr> {
     let set = &board.config.network.upstream_dns;
     if !set.is_empty() {
-        let list: Vec<_> = set.iter().map(ToString::to_string).collect();
-        return Verdict::ok(list.join(", "));
+        return set.clone();
     }
     let text = board.text("/etc/resolv.conf").unwrap_or_default();
     let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver"));
-    let servers: Vec<IpAddr> = servers.filter_map(|word| word.trim().parse().ok()).collect();
-    match servers.first() {
-        Some(first) => Verdict::ok(first.to_string()),
-        None => Verdict::fail(
-            "/etc/resolv.conf names no server: no image and no broker is found by its name",
-            "set [network] upstream_dns = [\"9.9.9.9\"], or have DHCP write /etc/resolv.conf",
-        ),
-    }
+    servers.filter_map(|word| word.trim().parse().ok()).collect()
+}
+
+/// The interfaces with a way to other networks, each once.
+pub(super) fn uplinks(board: &Board) -> Vec<String> {
+    let out = routes(board).into_iter().filter(|(_, net)| net.prefix_len() == 0);
+    let names: std::collections::BTreeSet<_> = out.map(|(interface, _)| interface).collect();
+    names.into_iter().collect()
 }
 
 fn http(board: &Board) -> Verdict {

@@ -19,7 +19,8 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("container-logs", Topic::Storage, logs),
 ];
 
-/// Where containerd keeps images when nobody says otherwise.
+/// Where containerd's own configuration is, and where it keeps images when that does not say.
+const CONTAINERD: &str = "/etc/containerd/config.toml";
 const IMAGES: &str = "/var/lib/containerd";
 
 /// The agent's own state stays below a few MB; the rest is for the system that shares the disk.
@@ -55,7 +56,9 @@ fn state_space(board: &Board) -> Verdict {
 }
 
 fn image_space(board: &Board) -> Verdict {
-    space(board, Path::new(IMAGES), IMAGE_BYTES)
+    let own = board.text(CONTAINERD).and_then(|text| text.parse::<toml::Table>().ok());
+    let root = own.as_ref().and_then(|own| own.get("root")?.as_str());
+    space(board, Path::new(root.unwrap_or(IMAGES)), IMAGE_BYTES)
 }
 
 fn space(board: &Board, dir: &Path, wanted: u64) -> Verdict {

@@ -137,7 +137,7 @@ impl Link {
 
     /// Connects and serves. `Ok` is a clean end, asked for.
     async fn attempt(&self, past: &mut Past, backoff: &mut Backoff) -> Result<(), LinkError> {
-        let credentials = Credentials::read(&self.settings.access).await?;
+        let credentials = Credentials::read(&self.settings.access, self.clock).await?;
         if past.silent {
             self.knock().await?;
         }

@@ -65,6 +65,18 @@ pub struct Netlink {
     swept: Arc<AtomicBool>,
 }
 
+/// Chains of others in this network that drop what is forwarded from our bridges. The error is in words.
+pub fn blockers() -> Result<Vec<String>, String> {
+    nft::chains()
+        .and_then(|chains| nft::blockers(&chains))
+        .map_err(|error| Chain(&error).to_string())
+}
+
+/// Every table in this network, as text. The error is in words.
+pub fn ruleset() -> Result<String, String> {
+    nft::ruleset().map_err(|error| Chain(&error).to_string())
+}
+
 /// What was last made to stand.
 #[derive(Debug, Default)]
 struct Settled {

@@ -47,6 +47,11 @@ pub(super) fn chains() -> Result<Vec<Chain>, NetlinkError> {
     parse_chains(&run(&["-j", "list", "chains"], "")?)
 }
 
+/// Every table there is, as text.
+pub(super) fn ruleset() -> Result<String, NetlinkError> {
+    run(&["list", "ruleset"], "")
+}
+
 /// Whether our table stands.
 pub(super) fn stands(chains: &[Chain]) -> bool {
     chains.iter().any(|chain| chain.is_ours() && chain.name == "forward")

@@ -48,9 +48,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         if self.durable_events {
             changes.events.clone_from(&self.unsaved_events);
         }
-        if changes.device.is_none() && !changes.events.is_empty() {
-            changes.device = Some(self.state.device.clone());
-        }
+        // Whatever is stored says when: the clock is never believed to be earlier again.
+        let date = self.clock.wall().0.as_secs();
+        let device = changes.device.get_or_insert_with(|| self.state.device.clone());
+        device.clock_floor_secs = device.clock_floor_secs.max(date);
         let mut store = self.store.take().expect("the store comes back from every commit");
         let committed = tokio::task::spawn_blocking(move || {
             let result = store.commit(&changes);
@@ -75,6 +76,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.state.environments.insert(environment.name.clone(), environment);
         }
         if let Some(device) = changes.device {
+            self.clock.raise_floor(device.clock_floor_secs);
             self.state.device = device;
         }
         self.outbox.retain(|event| !changes.delivered.contains(&event.id));

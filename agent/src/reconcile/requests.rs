@@ -370,7 +370,6 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
     async fn next_epoch(&mut self) -> Result<u64, Refusal> {
         let mut device = self.state.device.clone();
         device.epoch += 1;
-        device.clock_floor_secs = device.clock_floor_secs.max(self.clock.wall().0.as_secs());
         let epoch = device.epoch;
         let changes = Changes { device: Some(device), ..Changes::default() };
         match self.commit(changes).await {

@@ -106,7 +106,8 @@ impl Page<'_> {
         if !tls {
             return exchange(stream, request).await;
         }
-        let connector = if self.unsafe_ssl { tls::to_anyone() } else { tls::to_the_known().await }?;
+        let connector =
+            if self.unsafe_ssl { tls::to_anyone() } else { lookouts.to_the_known().await }?;
         let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
         let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
         exchange(stream, request).await

@@ -6,22 +6,26 @@ use std::sync::{Mutex, PoisonError};
 use domain::model::EnvironmentName;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use crate::dial::{Elsewhere, Obstacle};
+use crate::broker::{Access, AccessError, Credentials};
+use crate::clock::Clock;
+use crate::dial::{Elsewhere, Obstacle, tls};
 use crate::network::{Lookout, Vantage};
 
 /// The lookouts of the environments.
 pub(super) struct Lookouts<L> {
     lookout: L,
+    clock: Clock,
     needed: Mutex<BTreeSet<EnvironmentName>>,
     /// Held while one is opened or closed, so that what is closed is not needed.
     open: AsyncMutex<BTreeMap<EnvironmentName, Vantage>>,
 }
 
 impl<L: Lookout> Lookouts<L> {
-    pub(super) fn new(lookout: L) -> Self {
-        Self { lookout, needed: Mutex::default(), open: AsyncMutex::default() }
+    pub(super) fn new(lookout: L, clock: Clock) -> Self {
+        Self { lookout, clock, needed: Mutex::default(), open: AsyncMutex::default() }
     }
 
     /// Takes note of those that rules need from now on; tells whether fewer are needed than before.
@@ -72,6 +76,16 @@ impl<L: Lookout> Lookouts<L> {
                 })
             }
         }
+    }
+
+    /// TLS to whom the system trusts.
+    pub(super) async fn to_the_known(&self) -> Result<TlsConnector, String> {
+        tls::to_the_known(self.clock).await
+    }
+
+    /// The agent's own credentials at the broker of its control plane.
+    pub(super) async fn own(&self, access: &Access) -> Result<Credentials, AccessError> {
+        Credentials::read(access, self.clock).await
     }
 
     async fn vantage(&self, environment: &EnvironmentName) -> Result<Vantage, String> {

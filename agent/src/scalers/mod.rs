@@ -68,7 +68,7 @@ pub async fn run<M: Meter, L: Lookout>(
     stop: CancellationToken,
 ) {
     let Means { meter, lookout, broker, device } = means;
-    let lookouts = Arc::new(Lookouts::new(lookout));
+    let lookouts = Arc::new(Lookouts::new(lookout, clock));
     let kit = Kit { meter, lookouts, broker, device, readings, clock };
     let mut watches = Watches { kit, entries: BTreeMap::new(), running: FuturesUnordered::new() };
     let mut published = true;

@@ -16,11 +16,8 @@ use tokio::sync::watch;
 
 use super::lookouts::Lookouts;
 use super::{Tell, deadline, ticks, within};
-use crate::broker::{
-    Access, Credentials, Listening, Message, RetainedMessages, Stream, Subscription,
-};
+use crate::broker::{Access, Listening, Message, RetainedMessages, Stream, Subscription};
 use crate::clock::Clock;
-use crate::dial::tls;
 use crate::network::Lookout;
 use crate::report::Chain;
 
@@ -117,7 +114,7 @@ impl<L: Lookout> Way<L> {
                 (self.dial(sample, url).await?, login.map(|user| (user, password)))
             }
             (None, Some(own)) => {
-                let credentials = Credentials::read(own).await.map_err(|error| told(&error))?;
+                let credentials = self.lookouts.own(own).await.map_err(|error| told(&error))?;
                 let stream = own.connect(&credentials).await.map_err(|error| told(&error))?;
                 let login = credentials.login.map(|(user, word)| (user, Secret(word)));
                 (stream, login)
@@ -143,7 +140,7 @@ impl<L: Lookout> Way<L> {
             return Ok(Box::new(stream));
         }
         let name = ServerName::try_from(url.host.clone()).map_err(|error| error.to_string())?;
-        let connector = tls::to_the_known().await?;
+        let connector = self.lookouts.to_the_known().await?;
         let secured = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
         Ok(Box::new(secured))
     }

@@ -56,6 +56,11 @@ use crate::runtime::RuntimeError;
 
 pub use self::import::ImportedImage;
 
+/// Whether a file's text holds a public key that signatures of images can be judged by.
+pub fn is_public_key(text: &str) -> bool {
+    signature::Key::parse(text).is_some()
+}
+
 /// Configurations kept in memory: more images than a board runs.
 const KNOWN: usize = 32;
 

@@ -46,6 +46,7 @@ pub(super) enum Answer {
 pub(super) struct Device {
     pub(super) tasks: Tasks,
     pub(super) settings: MqttSettings,
+    pub(super) clock: Clock,
     pub(super) publisher: Arc<Publisher>,
     pub(super) asked: watch::Receiver<Vec<Asked>>,
     pub(super) troubles: watch::Receiver<Arc<BTreeMap<String, Trouble>>>,
@@ -88,6 +89,7 @@ impl Device {
         Self {
             tasks,
             settings,
+            clock: Clock::default(),
             publisher,
             asked,
             troubles,
@@ -115,7 +117,7 @@ impl Device {
             self.inbox.clone(),
             self.published.clone(),
             crate::mqtt::Tells { troubles: self.report.clone(), link: self.link.clone() },
-            Clock::default(),
+            self.clock,
             power.stop.clone(),
         );
         let Power { killed, ended, .. } = power.clone();

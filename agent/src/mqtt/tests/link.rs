@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use domain::model::WallTime;
 use domain::reason::Reason;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -11,6 +12,7 @@ use rcgen::{
 use super::device::{Device, status};
 use super::observer::Observer;
 use crate::broker::testing::{Broker, free_port};
+use crate::clock::Clock;
 use crate::mqtt::Session;
 
 #[tokio::test]
@@ -215,4 +217,43 @@ async fn tls_needs_the_right_authority_and_the_right_certificate_and_reads_both_
     device.trouble(None).await;
     let mut cloud = Observer::connect(&device.tasks, broker.port).await;
     cloud.message("status", |json| json["online"] == true).await;
+}
+
+#[tokio::test]
+async fn a_board_that_wakes_in_1970_takes_a_good_certificate_of_the_broker_and_no_expired_one() {
+    let port = free_port();
+    let config = format!(
+        "listener {port} 127.0.0.1\ncafile {{dir}}/ca.pem\ncertfile {{dir}}/broker.pem\nkeyfile {{dir}}/broker.key\n"
+    );
+    let Some(mut broker) = Broker::reserve(&config) else { return };
+    let authority = Authority::new("ours");
+    let ca = broker.file("ca.pem", &authority.pem);
+    // The library's certificates begin in 1975.
+    let (cert, key) = authority.sign("localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    broker.file("broker.pem", &cert);
+    broker.file("broker.key", &key);
+    broker.resume().await;
+
+    let mut device = Device::new(&format!("mqtts://localhost:{port}"));
+    device.settings.access.ca = Some(ca.into());
+    device.clock = Clock::standing_at(WallTime::default());
+    let power = device.start();
+    device
+        .until("a connection", |asked| asked.contains(&super::device::Asked::Connecting(7)))
+        .await;
+    let mut cloud = Observer::connect(&device.tasks, broker.port).await;
+    cloud.message("status", |json| json["online"] == true).await;
+    power.stop().await;
+
+    // It was later than the certificate's end, once: 1975 is no excuse.
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2026, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    broker.kill().await;
+    broker.file("broker.pem", &params.signed_by(&key, &authority.issuer).unwrap().pem());
+    broker.file("broker.key", &key.serialize_pem());
+    broker.resume().await;
+    let _power = device.start();
+    let details = device.trouble(Some(Reason::BrokerCertificate)).await;
+    assert!(details.contains("Expired") || details.contains("expired"), "{details}");
 }

@@ -214,3 +214,11 @@ async fn a_topic_may_make_a_host_name_too_long() {
     let refused = board.send(&long, &text).await.unwrap_err();
     assert_eq!(refused.findings[0].reason, Reason::HostNameTooLong);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_stored_says_when_and_no_clock_is_believed_to_be_earlier() {
+    let board = Board::start();
+    board.send("hello", &document("hello", "v1", 1)).await.unwrap();
+    let noted = board.world().stored.device.clock_floor_secs;
+    assert!(crate::clock::BUILT.0.as_secs() <= noted, "{noted}");
+}
