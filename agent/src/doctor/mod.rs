@@ -24,7 +24,8 @@ use serde::Serialize;
 use tokio::task;
 use tokio::time::timeout;
 
-pub use self::board::{Board, Space};
+pub use self::board::Board;
+pub use crate::space::Space;
 
 /// What a check may take. A broker far away answers within it.
 const DEADLINE: Duration = Duration::from_secs(10);
