@@ -17,7 +17,10 @@ pub(super) async fn run(
     output: Format,
     config: PathBuf,
 ) -> Result<(), CliError> {
-    let config = Config::load(&config).map_err(|error| Chain(&error).to_string());
+    let mut config = Config::load(&config).map_err(|error| Chain(&error).to_string());
+    if let Ok(config) = &mut config {
+        config.use_kept_boot_file();
+    }
     let board = Arc::new(Board::here(config, console.now));
     let findings = examine(&board).await;
     console.answer(output, &findings, |findings| table(findings))?;
