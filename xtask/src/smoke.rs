@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cross::{BOARDS, Board};
 use crate::install::install_all;
@@ -80,7 +80,7 @@ impl Visit {
         ensure!(!self.skerry(&["check", "broken.yaml"])?.status.success(), "a broken one passed");
 
         let agent = self.agent()?;
-        self.good_at_last(&["apply", "-f", "hello.yaml"])?;
+        self.good_at_last(&["apply", "-f", "hello.yaml"], "accepted")?;
         drop(agent);
         let agent = self.agent()?;
         self.knows_hello().context("after a kill")?;
@@ -92,9 +92,7 @@ impl Visit {
     }
 
     fn knows_hello(&self) -> Result<()> {
-        let said = self.good_at_last(&["apps"])?;
-        ensure!(said.contains("hello.default.smoke.internal"), "the app is forgotten: {said}");
-        Ok(())
+        self.good_at_last(&["apps"], "hello.default.smoke.internal")
     }
 
     /// Starts the agent, in a network of its own. It ends with what is returned, by a kill.
@@ -124,17 +122,18 @@ impl Visit {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The same, as soon as there is an agent to ask.
-    fn good_at_last(&self, words: &[&str]) -> Result<String> {
-        let mut last = self.good(words);
-        for _ in 1..TRIES {
-            if last.is_ok() {
-                break;
-            }
+    /// Asks until the answer has `part` in it: the agent may not answer yet, or not know yet what it has stored.
+    fn good_at_last(&self, words: &[&str], part: &str) -> Result<()> {
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            last = match self.good(words) {
+                Ok(said) if said.contains(part) => return Ok(()),
+                Ok(said) => said,
+                Err(error) => error.to_string(),
+            };
             sleep(PAUSE);
-            last = self.good(words);
         }
-        last
+        bail!("skerry {words:?} does not say {part:?}, but {last:?}")
     }
 }
 
