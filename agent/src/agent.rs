@@ -20,12 +20,13 @@ use std::time::Duration;
 use domain::allowances::Allowances;
 use domain::plan::Settings;
 use domain::ports;
+use domain::reason::Reason;
 use domain::replica::{Pulls, Trouble};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::level_filters::LevelFilter;
-use tracing::{info, info_span};
+use tracing::{info, info_span, warn};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -36,7 +37,7 @@ use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
 use crate::clock::{Clock, ZoneFiles};
-use crate::config::Config;
+use crate::config::{BOOT_FILES, Config};
 use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
 use crate::containerd::{self, Containerd};
@@ -85,6 +86,8 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
     let workers = Workers::new().map_err(AgentError::Runtime)?;
     workers.run(async |for_ingress| {
         let _lock = dirs::make(&config).await?;
+        let mut config = config.clone();
+        config.take_boot_file(&BOOT_FILES);
         if args.drain { drain::drain(&config).await } else { serve(&config, &for_ingress).await }
     })
 }
@@ -195,6 +198,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
     let (levels, published) = channels();
     let (inbox, requests) = mpsc::channel(INBOX_DEPTH);
     let wires = Wires::default();
+    wires.tell_boot_problem(config);
     let network = Netlink::new(config, [80], wires.redirects.subscribe(), published.routes.clone());
     let ingress = Ingress::new(
         ingress::Settings::new(config.ingress.http),
@@ -293,6 +297,15 @@ impl Wires {
             pressure: self.pressure.subscribe(),
             pulls,
         }
+    }
+
+    /// It stays so until the agent starts again.
+    fn tell_boot_problem(&self, config: &Config) {
+        let Some(details) = config.boot_problem.clone() else { return };
+        warn!(details, "the boot partition's skerry.toml is not used");
+        let trouble = Trouble { reason: Reason::BootFileUnusable, details };
+        self.troubles
+            .send_modify(|all| drop(Arc::make_mut(all).insert("boot".to_owned(), trouble)));
     }
 
     fn dns_tells(&self) -> dns::Tells {

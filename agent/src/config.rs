@@ -3,7 +3,9 @@
 //! Every key has a default, so no file at all is a valid configuration. An unknown key is an error that names the
 //! nearest known one, because a setting that is silently not in force is worse than an agent that says so.
 
+mod boot;
 mod error;
+mod identity;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
+pub use self::boot::BOOT_FILES;
 pub use self::error::ConfigError;
 
 /// Where the configuration is looked for when the command line does not say.
@@ -51,13 +54,17 @@ pub struct Config {
     pub logs: Logs,
     /// Prometheus metrics.
     pub metrics: Metrics,
+    /// Why what the boot partition says is not in force, where it is not.
+    #[serde(skip)]
+    pub boot_problem: Option<String>,
 }
 
 /// `[device]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
-    /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, 64 at most; the host name where not given.
+    /// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, 64 at most; where not given the host name, with an end of the board's own where
+    /// the name is one that many boards come with.
     pub id: String,
     /// Free words about the board, told to the control plane.
     pub tags: BTreeMap<String, String>,
@@ -372,15 +379,17 @@ impl Config {
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
         let hostname = nix::unistd::gethostname().unwrap_or_default();
-        Self::parse(path, &text, &hostname.to_string_lossy())
+        let default_id = identity::default_id(Path::new("/"), &hostname.to_string_lossy());
+        Self::parse(path, &text, &default_id)
     }
 
-    /// Makes a configuration of `text`; `path` serves the error message, `hostname` is the default device id.
-    pub fn parse(path: &Path, text: &str, hostname: &str) -> Result<Self, ConfigError> {
+    /// Makes a configuration of `text`; `path` serves the error message, `default_id` is who the board is unless the text
+    /// says otherwise.
+    pub fn parse(path: &Path, text: &str, default_id: &str) -> Result<Self, ConfigError> {
         let mut config: Self =
             toml::from_str(text).map_err(|error| ConfigError::parse(path, text, &error))?;
         if config.device.id.is_empty() {
-            config.device.id = device_id(hostname);
+            config.device.id = default_id.to_owned();
         }
         config.check()?;
         Ok(config)
@@ -459,15 +468,4 @@ fn is_device_id(id: &str) -> bool {
         && id.chars().all(inner)
         && !id.starts_with('-')
         && !id.ends_with('-')
-}
-
-/// A device id made of a host name: its first label in lower case, what cannot stand in an id left out.
-fn device_id(hostname: &str) -> String {
-    let label = hostname.split('.').next().unwrap_or_default().to_lowercase();
-    let kept: String =
-        label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
-    match kept.trim_matches('-') {
-        "" => "device".to_owned(),
-        id => id.to_owned(),
-    }
 }

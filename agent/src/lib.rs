@@ -28,6 +28,7 @@ pub mod published;
 pub mod reconcile;
 pub mod report;
 pub mod runtime;
+pub mod space;
 pub mod store;
 pub mod tasks;
 pub mod wire;

@@ -38,6 +38,7 @@ const PORTS: &[&str] = &[
     "reconcile",
     "report",
     "runtime",
+    "space",
     "store",
     "tasks",
     "wire",

@@ -52,7 +52,7 @@ pub(crate) fn install_for_bench() -> Result<()> {
 
 /// Installs what is missing; says what is missing where we may not.
 #[expect(clippy::print_stdout, reason = "a command line")]
-fn install_all(needed: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn install_all(needed: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> =
         needed.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
     missing.dedup();

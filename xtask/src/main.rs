@@ -1,9 +1,11 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|recipe|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|build|smoke|install|recipe|lint-recipes|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
+mod cross;
 mod install;
 mod recipe;
+mod smoke;
 mod steps;
 
 use std::env;
@@ -22,8 +24,12 @@ usage: cargo xtask <chore>
   test [--long]      format, lints, unit, property and system tests, and the demo
   ci                 the same, as .ci/run calls it
   bench [part…]      speed and size of the release build beside containerd alone and nginx
+  build --target aarch64|armv7 [--profile dist]
+                     the agent for ARM boards, and its size; more than one --target may be given
+  smoke              the same, quickly built, and run here by qemu
   install            what the others need, by apt-get
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
+  lint-recipes       a check of the Yocto layer
   size               the size of the release binary
 ";
 
@@ -38,8 +44,11 @@ fn main() -> ExitCode {
         "demo" => demo(options),
         "test" | "ci" => test(options),
         "bench" => bench(options),
+        "build" => cross::run(options),
+        "smoke" => cross::build(&boards(), smoke::PROFILE).and_then(|()| smoke::run()),
         "install" => install::install(),
         "recipe" => recipe::write(root()),
+        "lint-recipes" => recipe::lint(root()),
         "size" => size(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -63,6 +72,7 @@ fn test(options: &[String]) -> Result<()> {
     steps.cargo("format", &["fmt", "--all", "--check"])?;
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     steps.run("dependencies", install::dependencies)?;
+    let recipes = steps.run("recipes", || recipe::lint(root()));
     steps.run("test app", testapp)?;
     steps.cargo("agent", &["build", "--package", "skerry"])?;
     // Each runs whatever becomes of the others, so that one look shows all that is broken.
@@ -83,7 +93,14 @@ fn test(options: &[String]) -> Result<()> {
         let run = ["run", "--quiet", "--package", "system-tests", "--bin", "demo"];
         finish(&mut cargo(&run))
     });
-    unit.and(system).and(demo)
+    let arm = steps.run("build for ARM", || cross::build(&boards(), smoke::PROFILE));
+    let arm = arm.and_then(|()| steps.run("run on ARM", smoke::run));
+    recipes.and(unit).and(system).and(demo).and(arm)
+}
+
+/// Every kind of board.
+fn boards() -> Vec<&'static cross::Board> {
+    cross::BOARDS.iter().collect()
 }
 
 fn demo(options: &[String]) -> Result<()> {
@@ -114,9 +131,7 @@ fn bench(options: &[String]) -> Result<()> {
 fn size() -> Result<()> {
     finish(&mut cargo(&["build", "--release", "--package", "skerry"]))?;
     let binary = target_dir()?.join("release/skerry");
-    let stripped = target_dir()?.join("release/skerry.stripped");
-    finish(Command::new("strip").arg("-o").arg(&stripped).arg(&binary))?;
-    println!("{} bytes stripped", std::fs::metadata(stripped)?.len());
+    println!("{}", cross::size_line(cross::stripped_bytes(&binary, "strip")?));
     Ok(())
 }
 

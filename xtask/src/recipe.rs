@@ -1,9 +1,58 @@
-//! The crates that bitbake fetches: its build step has no network, so each is named with its checksum.
+//! The layer for the Yocto Project: the crates that bitbake fetches, and a check of the recipes.
+//!
+//! A build step of bitbake has no network, so each crate is named with its checksum.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
+
+use crate::install::install_all;
+use crate::{finish, target_dir};
+
+/// What knows the style of recipes, and its version: another one has other opinions.
+const LINTER: &str = "oelint-adv==9.11.2";
+
+/// Checks the recipes for each long-term release. The linter is in no package of Debian: it comes from PyPI, to a folder of
+/// its own.
+pub(crate) fn lint(root: &Path) -> Result<()> {
+    let dir = target_dir()?.join("oelint");
+    let installed = fs::read_to_string(dir.join("installed")).unwrap_or_default();
+    if installed != LINTER {
+        install_all(&[("python3", "python3")])?;
+        let venv = Command::new("python3").args(["-c", "import ensurepip, venv"]).output()?;
+        if !venv.status.success() {
+            install_all(&[("/usr/share/doc/python3-venv", "python3-venv")])?;
+        }
+        finish(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+        finish(Command::new(dir.join("bin/pip")).args(["install", "--quiet", LINTER]))?;
+        fs::write(dir.join("installed"), LINTER)?;
+    }
+    let mut recipes = Vec::new();
+    find(&root.join("yocto-layer"), &mut recipes)?;
+    for release in ["scarthgap", "wrynose"] {
+        let mut linter = Command::new(dir.join("bin/oelint-adv"));
+        // It would ask each HOMEPAGE whether it is there.
+        linter.args(["--quiet", "--hide", "info", "--suppress", "oelint.vars.homepageping"]);
+        finish(linter.args(["--release", release]).args(&recipes))?;
+    }
+    Ok(())
+}
+
+/// Recipes, and what is appended to recipes, below `dir`.
+fn find(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find(&path, found)?;
+        } else if path.extension().is_some_and(|end| end == "bb" || end == "bbappend") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(())
+}
 
 /// Writes the list beside the recipe.
 pub(crate) fn write(root: &Path) -> Result<()> {

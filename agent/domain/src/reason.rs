@@ -115,6 +115,7 @@ reasons! {
     PortTaken: "A port that Skerry listens on belongs to another program.", "Stop that program, or change [ingress] or the app's exposedPort.";
     PortConflict: "A port that the app exposes belongs to another app, or to the board itself.", "Give the app another exposedPort.";
     NotRoot: "The agent does not run as root.", "Start it by systemd, or with sudo.";
+    BootFileUnusable: "The boot partition's skerry.toml cannot be used; what it said before holds, or agent.toml alone.", "Correct what the details name, and restart the board or the agent.";
     // The control plane.
     BrokerUnreachable: "The broker cannot be reached; apps go on without it.", "Check the network and [mqtt] url; it is tried again by itself.";
     BrokerRefused: "The broker refuses the connection or the subscription.", "Check [mqtt] username and password_file, and the broker's access list.";

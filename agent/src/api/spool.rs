@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use domain::reason::Reason;
 use domain::replica::Trouble;
-use nix::sys::statvfs::fstatvfs;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
+
+use crate::space::Space;
 
 /// What an import leaves free: the state store and the container logs need some, and what is unpacked comes on top.
 const LEAVE_FREE: u64 = 64 << 20;
@@ -43,9 +44,8 @@ impl Spool {
 
     /// One more part.
     pub(super) async fn write(&mut self, part: &[u8]) -> Result<(), Trouble> {
-        let disk = fstatvfs(&self.file).map_err(|error| failed(&error.into()))?;
-        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-        if free < LEAVE_FREE + part.len() as u64 {
+        let disk = Space::of(&self.file).map_err(|error| failed(&error))?;
+        if disk.free_bytes < LEAVE_FREE + part.len() as u64 {
             return Err(failed(&io::ErrorKind::StorageFull.into()));
         }
         self.file.write_all(part).await.map_err(|error| failed(&error))

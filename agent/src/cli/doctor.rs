@@ -41,7 +41,10 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     let DoctorArgs { config: path, only, bundle } = args;
     let wanted = wanted(&only)?;
-    let config = Config::load(&path).map_err(|error| Chain(&error).to_string());
+    let mut config = Config::load(&path).map_err(|error| Chain(&error).to_string());
+    if let Ok(config) = &mut config {
+        config.use_kept_boot_file();
+    }
     let board = Arc::new(Board::here(config, Clock::default().system()));
     let findings = examine(&board, wanted).await;
     if let Some(file) = bundle {

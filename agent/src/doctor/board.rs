@@ -11,22 +11,10 @@ use super::Asked;
 use crate::clock::{BUILT, believed};
 use crate::config::Config;
 use crate::sled_store;
+use crate::space::Space;
 
 /// The most of a file that is read. A kernel's configuration takes 300 KB.
 const LARGEST_FILE: u64 = 4 << 20;
-
-/// What a file system has, and what is free of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Bytes in all.
-    pub bytes: u64,
-    /// Bytes that are free.
-    pub free_bytes: u64,
-    /// Inodes in all; 0 where the file system makes them as it goes.
-    pub inodes: u64,
-    /// Inodes that are free.
-    pub free_inodes: u64,
-}
 
 /// A board to look at.
 #[derive(Debug)]
@@ -148,12 +136,5 @@ impl Board {
 
 /// What the kernel says of the file system that `path`, or the nearest folder above it, is on.
 fn space_at(path: &Path) -> Option<Space> {
-    let path = path.ancestors().find(|path| path.exists())?;
-    let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(Space {
-        bytes: stat.blocks().saturating_mul(stat.fragment_size()),
-        free_bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
-        inodes: stat.files(),
-        free_inodes: stat.files_available(),
-    })
+    Space::at(path.ancestors().find(|path| path.exists())?).ok()
 }

@@ -32,9 +32,10 @@ use tokio::task;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::asked::{Asked, Nft, Silence};
-pub use self::board::{Board, Space};
+pub use self::board::Board;
 pub use self::bundle::{Bundle, Piece, pack};
 pub use self::time::Timekeepers;
+pub use crate::space::Space;
 
 /// What all checks together may take. A broker far away answers within it.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -34,6 +34,7 @@ use tracing::warn;
 use self::seal::{Reader, Seal};
 use crate::keys::RecordKey;
 use crate::report::Chain;
+use crate::space::Space;
 use crate::store::{Loaded, Store, StoreError};
 
 /// Pages kept in memory. The whole state of a board is smaller.
@@ -281,9 +282,8 @@ fn sequence(device: &sled::Tree) -> u64 {
 /// Refuses what the disk has no room for before sled meets the end of it: sled does not forgive that.
 fn check_space(dir: &Path, changes: &Changes) -> Result<(), StoreError> {
     let bytes = size(changes);
-    let space = nix::sys::statvfs::statvfs(dir)
-        .map_err(|error| failed("look at the free space", dir, &error.into()))?;
-    let free = space.blocks_available().saturating_mul(space.fragment_size());
+    let free =
+        Space::at(dir).map_err(|error| failed("look at the free space", dir, &error))?.free_bytes;
     // Twice in sled (its log is rewritten in pieces), twice in the copy (the old one stands until the new one does).
     let needed = RESERVE_BYTES + 4 * bytes;
     if needed <= free {

@@ -1,0 +1,1 @@
+require recipes-kernel/linux/skerry-kernel.inc
