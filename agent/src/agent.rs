@@ -7,12 +7,12 @@ mod dirs;
 mod drain;
 mod error;
 mod preload;
+mod service;
 mod sources;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,13 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::error::AgentError;
+use self::service::Service;
 use self::workers::Workers;
 use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
 use crate::clock::{Clock, ZoneFiles};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
 use crate::containerd::{self, Containerd};
@@ -113,11 +114,6 @@ fn boot_id() -> String {
     id.trim().to_owned()
 }
 
-/// The folder in which systemd gives credentials, where it gives any.
-fn credentials() -> Option<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
-}
-
 fn about(config: &Config, public_key: String) -> About {
     About {
         device: config.device.id.clone(),
@@ -178,7 +174,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
     let clock = Clock::default();
     let dir = config.state.dir.clone();
     // Before the store, which seals with one of them.
-    let Keys { records, device } = Keys::load(&dir, credentials().as_deref())?;
+    let Keys { records, device } = Keys::load(&dir, config::credentials().as_deref())?;
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, &records)).await;
     let (store, loaded) = opened.map_err(|_| AgentError::StorePanicked)??;
     let (public_key, device_key) = (device.public(), Arc::new(device));
@@ -242,25 +238,14 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
     spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock, about);
     watch_dir_of(&tasks, config, &inbox, &published);
 
-    let mut device = published.device.clone();
     let mut signals = Signals::new()?;
-    // A level: the first round may be over before this line is reached. What `wait_for` gives is a lock on it, which the
-    // loop could not write past for as long as it is held: nothing but the word may leave this block.
-    let first_round = async { device.wait_for(|device| 1 <= device.rounds).await.is_ok() };
     tokio::select! {
-        true = first_round => {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            info!("the first round is complete");
-            tokio::select! {
-                () = signals.asked() => (),
-                () = tasks.stopping() => (),
-            }
-        }
+        () = Service::new(published.device.clone(), inbox.clone()).attend() => (),
         () = signals.asked() => (),
         () = tasks.stopping() => (),
     }
     let failed = tasks.stop_signal().is_cancelled();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    service::stopping();
     info!("skerry stops; the apps run on");
     tasks.shut_down(SHUTDOWN_GRACE).await;
     if failed { Err(AgentError::TaskEnded) } else { Ok(()) }

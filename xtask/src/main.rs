@@ -1,7 +1,8 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|recipe|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|deb|install|recipe|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
+mod deb;
 mod install;
 mod recipe;
 mod steps;
@@ -23,6 +24,7 @@ usage: cargo xtask <chore>
   ci                 the same, as .ci/run calls it
   bench [part…]      speed and size of the release build beside containerd alone and nginx
   install            what the others need, by apt-get
+  deb [--target T] [--binary FILE]   the Debian package, for amd64, arm64 or armhf
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
   size               the size of the release binary
 ";
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "test" | "ci" => test(options),
         "bench" => bench(options),
         "install" => install::install(),
+        "deb" => deb::make(options),
         "recipe" => recipe::write(root()),
         "size" => size(),
         "help" | "--help" | "-h" => {
