@@ -44,6 +44,7 @@ use crate::containerd::{self, Containerd};
 use crate::inbox::{INBOX_DEPTH, Inbox};
 use crate::ingress::{self, Ingress};
 use crate::keys::Keys;
+use crate::manager::ServiceManager;
 use crate::mdns::{self, MdnsSettings};
 use crate::mqtt::{self, MqttSettings, Session};
 use crate::netlink::Netlink;
@@ -53,6 +54,7 @@ use crate::reconcile::{Parts, Reconciler};
 use crate::report::Report;
 use crate::sled_store::SledStore;
 use crate::tasks::Tasks;
+use crate::trial::Trial;
 use crate::{dns, pressure, probe, scalers, watch_dir};
 
 /// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
@@ -70,7 +72,9 @@ pub fn run(args: &AgentArgs) -> ExitCode {
             {
                 eprintln!("{}", Report(&error));
             }
-            error.exit_code()
+            // One that is on trial is to be started again, until the one before is back: that one may take this very
+            // configuration.
+            if Trial::of_the_board().is_on() { ExitCode::FAILURE } else { error.exit_code() }
         }
     }
 }
@@ -81,12 +85,18 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
         return Err(AgentError::NotRoot);
     }
     log_to_stderr();
+    // While there is one thread, and before anything is opened.
+    let manager = ServiceManager::of_this_process();
     // One crypto library for all; a second installation is refused, and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let workers = Workers::new().map_err(AgentError::Runtime)?;
     workers.run(async |for_ingress| {
         let _lock = dirs::make(&config).await?;
-        if args.drain { drain::drain(&config).await } else { serve(&config, &for_ingress).await }
+        if args.drain {
+            drain::drain(&config).await
+        } else {
+            serve(&config, &manager, &for_ingress).await
+        }
     })
 }
 
@@ -170,7 +180,11 @@ fn containerd(
 }
 
 /// Builds everything, runs it, and ends it.
-async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> {
+async fn serve(
+    config: &Config,
+    manager: &ServiceManager,
+    for_ingress: &Handle,
+) -> Result<(), AgentError> {
     let clock = Clock::default();
     let dir = config.state.dir.clone();
     // Before the store, which seals with one of them.
@@ -196,6 +210,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
         published.routes.clone(),
         wires.demand.clone(),
         wires.troubles.clone(),
+        manager.clone(),
         tasks.clone(),
     );
     let reconciler = Reconciler::new(Parts {
@@ -221,7 +236,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
         let _there = for_ingress.enter();
         tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     }
-    dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
+    dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells(manager));
     let lookout = network.clone();
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
     let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
@@ -240,12 +255,12 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
 
     let mut signals = Signals::new()?;
     tokio::select! {
-        () = Service::new(published.device.clone(), inbox.clone()).attend() => (),
+        () = Service::new(manager.clone(), Trial::of_the_board(), published.device.clone(), inbox.clone()).attend() => (),
         () = signals.asked() => (),
         () = tasks.stopping() => (),
     }
     let failed = tasks.stop_signal().is_cancelled();
-    service::stopping();
+    manager.tell("STOPPING=1");
     info!("skerry stops; the apps run on");
     tasks.shut_down(SHUTDOWN_GRACE).await;
     if failed { Err(AgentError::TaskEnded) } else { Ok(()) }
@@ -279,8 +294,12 @@ impl Wires {
         }
     }
 
-    fn dns_tells(&self) -> dns::Tells {
-        dns::Tells { redirects: self.redirects.clone(), listeners: self.troubles.clone() }
+    fn dns_tells(&self, manager: &ServiceManager) -> dns::Tells {
+        dns::Tells {
+            redirects: self.redirects.clone(),
+            listeners: self.troubles.clone(),
+            manager: manager.clone(),
+        }
     }
 }
 

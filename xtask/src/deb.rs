@@ -134,7 +134,8 @@ fn elf(bytes: &[u8]) -> Option<(u8, u16)> {
 fn control(machine: &Machine, version: &str, binary: &[u8]) -> String {
     // One for the few files beside it.
     let size = binary.len() / 1024 + 1;
-    let libc = libc(binary).map_or_else(|| "libc6".to_owned(), |version| format!("libc6 (>= {version})"));
+    let libc =
+        libc(binary).map_or_else(|| "libc6".to_owned(), |version| format!("libc6 (>= {version})"));
     format!(
         "Package: skerry\n\
          Version: {version}\n\

@@ -62,7 +62,10 @@ fn main() -> ExitCode {
 fn test(options: &[String]) -> Result<()> {
     let long = flag(options, "--long")?;
     let mut steps = Steps::default();
-    steps.run("install", install::install)?;
+    steps.run("install", || {
+        install::install()?;
+        if long { install::install_for_long() } else { Ok(()) }
+    })?;
     steps.cargo("format", &["fmt", "--all", "--check"])?;
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     steps.run("dependencies", install::dependencies)?;

@@ -12,13 +12,18 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::sync::{oneshot, watch};
 use tokio::time;
-use tracing::{debug, info};
+use tracing::{info, warn};
 
 use crate::inbox::{Inbox, Request};
+use crate::manager::ServiceManager;
 use crate::published::DeviceState;
+use crate::report::Chain;
+use crate::trial::Trial;
+
+/// Sockets of the run before are kept so long for those that want them: an environment's come when its bridge is there.
+const KEPT_FOR: Duration = Duration::from_mins(1);
 
 /// A status is one line of a terminal.
 const LONGEST_STATUS: usize = 200;
@@ -26,6 +31,8 @@ const LONGEST_STATUS: usize = 200;
 /// Says what the service manager wants to hear, where there is one.
 #[derive(Debug)]
 pub(super) struct Service {
+    manager: ServiceManager,
+    trial: Trial,
     device: watch::Receiver<Arc<DeviceState>>,
     inbox: Inbox,
     /// What was said last.
@@ -33,8 +40,13 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(device: watch::Receiver<Arc<DeviceState>>, inbox: Inbox) -> Self {
-        Self { device, inbox, status: String::new() }
+    pub(super) fn new(
+        manager: ServiceManager,
+        trial: Trial,
+        device: watch::Receiver<Arc<DeviceState>>,
+        inbox: Inbox,
+    ) -> Self {
+        Self { manager, trial, device, inbox, status: String::new() }
     }
 
     /// Says that the agent is ready once a round is complete, be containerd there or not, and feeds the watchdog from
@@ -42,12 +54,27 @@ impl Service {
     pub(super) async fn attend(mut self) {
         self.first_round().await;
         info!("the first round is complete");
-        self.tell(&NotifyState::Ready);
-        let Some(period) = sd_notify::watchdog_enabled() else { return pending().await };
+        match self.trial.pass() {
+            Ok(true) => info!("this agent was on trial, and stays"),
+            Ok(false) => (),
+            Err(error) => warn!(error = %Chain(&error), "the end of a trial cannot be recorded"),
+        }
+        self.tell("READY=1");
+        let manager = self.manager.clone();
+        let forget = async {
+            time::sleep(KEPT_FOR).await;
+            manager.forget_rest("");
+        };
+        tokio::join!(forget, self.feed());
+    }
+
+    /// Feeds the watchdog, where there is one.
+    async fn feed(&mut self) {
+        let Some(period) = self.manager.watchdog() else { return pending().await };
         loop {
             time::sleep(period / 2).await;
             self.rounds_go_on().await;
-            self.tell(&NotifyState::Watchdog);
+            self.tell("WATCHDOG=1");
         }
     }
 
@@ -68,24 +95,14 @@ impl Service {
     }
 
     /// Says `state`, and the status where it is another than before.
-    fn tell(&mut self, state: &NotifyState<'_>) {
+    fn tell(&mut self, state: &str) {
         let status = status(&self.device.borrow());
-        let said = if status == self.status {
-            sd_notify::notify(std::slice::from_ref(state))
+        if status == self.status {
+            self.manager.tell(state);
         } else {
-            sd_notify::notify(&[state.clone(), NotifyState::Status(&status)])
-        };
-        self.status = status;
-        if let Err(error) = said {
-            debug!(%error, "the service manager cannot be told");
+            self.manager.tell(&format!("{state}\nSTATUS={status}\n"));
         }
-    }
-}
-
-/// Says that the agent stops.
-pub(super) fn stopping() {
-    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
-        debug!(%error, "the service manager cannot be told");
+        self.status = status;
     }
 }
 
@@ -102,6 +119,8 @@ fn status(device: &DeviceState) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use domain::reason::Reason;
     use domain::replica::Trouble;
     use tokio::sync::mpsc;
@@ -123,7 +142,8 @@ mod tests {
     async fn a_round_counts_when_it_is_complete_and_not_when_it_is_asked_for() {
         let (_device, seen) = watch::channel(Arc::default());
         let (inbox, mut requests) = mpsc::channel(1);
-        let mut service = Service::new(seen, inbox);
+        let trial = Trial::new(Path::new("/nowhere"), Path::new("/nowhere/skerry"));
+        let mut service = Service::new(ServiceManager::default(), trial, seen, inbox);
         let asked = service.rounds_go_on();
         tokio::pin!(asked);
         let long = Duration::from_mins(1);
