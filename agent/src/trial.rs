@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!   <dir>/previous    the agent that was there before, whole
-//!   <dir>/trial       how often the new one was started; gone once it has completed a round
-//!   <dir>/returned    the old one is back: what the new one was
+//!   <dir>/trial-N     the new one was started N times; gone once it has completed a round
+//!   <dir>/returned    the old one is back, and why
 //! ```
+//!
+//! Counting is renaming, and so is going back where it can be: a disk that is full is no reason to stay with an agent that
+//! does not work.
 //!
 //! Whoever installs a new agent makes the first two, in this order, and then puts the new one in its place. Before each
 //! start the unit runs `previous guard`, so that the one that counts, and goes back, is the one that is known to work. It
 //! needs nobody else: not whoever installed it, nor the new agent, nor a network.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -82,11 +85,18 @@ impl Trial {
     pub fn begin(&self) -> Result<(), TrialError> {
         let failed = |doing| doing_with(doing, &self.dir);
         fs::create_dir_all(&self.dir).map_err(failed("make"))?;
-        if self.starts().is_none() {
+        let zero = self.stage(0);
+        if let Some(starts) = self.starts() {
+            rename(&self.stage(starts), &zero)?;
+        } else {
+            // What an earlier trial left behind would count, and take the room.
+            self.clear()?;
             copy(&self.agent, &self.previous())?;
+            File::create(&zero)
+                .and_then(|_| sync_folder(&zero))
+                .map_err(doing_with("make", &zero))?;
         }
-        remove(&self.returned())?;
-        self.count(0)
+        remove(&self.returned())
     }
 
     /// Copies `path` to [`next`](Self::next), as a program that can be run.
@@ -104,7 +114,7 @@ impl Trial {
     pub fn guard(&self) -> Result<Guarded, TrialError> {
         let Some(starts) = self.starts() else { return Ok(Guarded::Nothing) };
         if starts < STARTS {
-            self.count(starts + 1)?;
+            rename(&self.stage(starts), &self.stage(starts + 1))?;
             return Ok(Guarded::Tried(starts + 1));
         }
         self.go_back("it was started and completed no round")?;
@@ -113,25 +123,47 @@ impl Trial {
 
     /// Puts the old agent back, for `why`.
     pub fn go_back(&self, why: &str) -> Result<(), TrialError> {
-        copy(&self.previous(), &self.agent)?;
-        write(&self.returned(), why)?;
-        remove(&self.trial())?;
+        self.put_back()?;
+        if let Some(starts) = self.stages().next_back() {
+            rename(&self.stage(starts), &self.returned())?;
+        }
+        // For people; where there is no room for it, that it is back says enough.
+        drop(fs::write(self.returned(), why));
         remove(&self.previous())
+    }
+
+    /// The old agent where the new one is: by its name alone if they are on one disk, else copied.
+    fn put_back(&self) -> Result<(), TrialError> {
+        let (previous, agent) = (self.previous(), &self.agent);
+        if fs::rename(&previous, agent).and_then(|()| sync_folder(agent)).is_ok() {
+            return Ok(());
+        }
+        if copy(&previous, agent).is_ok() {
+            return Ok(());
+        }
+        // There is no room for both.
+        remove(agent)?;
+        copy(&previous, agent)
     }
 
     /// The agent has completed a round: its trial is over. Says whether there was one.
     pub fn pass(&self) -> Result<bool, TrialError> {
-        if self.starts().is_none() {
-            return Ok(false);
+        let was_on = self.is_on();
+        if was_on {
+            self.clear()?;
         }
-        remove(&self.trial())?;
-        remove(&self.previous())?;
-        Ok(true)
+        Ok(was_on)
     }
 
     /// The agent is on trial.
     pub fn is_on(&self) -> bool {
-        self.starts().is_some()
+        self.stages().next().is_some()
+    }
+
+    fn clear(&self) -> Result<(), TrialError> {
+        let stages: Vec<u32> = self.stages().collect();
+        stages.into_iter().try_for_each(|starts| remove(&self.stage(starts)))?;
+        remove(&self.previous())
     }
 
     /// Why the old agent is back, since the last trial began.
@@ -139,22 +171,22 @@ impl Trial {
         fs::read_to_string(self.returned()).ok()
     }
 
-    /// How often the agent on trial was started. A file that cannot be read as a number is one that a power cut left.
+    /// How often the agent on trial was started. Without one to go back to there is no trial.
     fn starts(&self) -> Option<u32> {
-        let text = fs::read_to_string(self.trial()).ok()?;
-        self.previous().exists().then(|| text.trim().parse().unwrap_or(0))
+        self.stages().next_back().filter(|_| self.previous().exists())
     }
 
-    fn count(&self, starts: u32) -> Result<(), TrialError> {
-        write(&self.trial(), &starts.to_string())
+    /// What is counted so far.
+    fn stages(&self) -> impl DoubleEndedIterator<Item = u32> {
+        (0..=STARTS).filter(|starts| self.stage(*starts).exists())
+    }
+
+    fn stage(&self, starts: u32) -> PathBuf {
+        self.dir.join(format!("trial-{starts}"))
     }
 
     fn previous(&self) -> PathBuf {
         self.dir.join("previous")
-    }
-
-    fn trial(&self) -> PathBuf {
-        self.dir.join("trial")
     }
 
     fn returned(&self) -> PathBuf {
@@ -173,24 +205,18 @@ fn copy(from: &Path, to: &Path) -> Result<(), TrialError> {
     let copied = fs::copy(from, &whole)
         .and_then(|_| fs::set_permissions(&whole, Permissions::from_mode(0o755)))
         .and_then(|()| File::open(&whole)?.sync_all());
+    if copied.is_err() {
+        // A disk that is full is not to be full of this.
+        drop(fs::remove_file(&whole));
+    }
     copied.map_err(doing_with("copy to", &whole))?;
-    put(&whole, to)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), TrialError> {
-    let whole = beside(path);
-    let written = File::create(&whole).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(doing_with("write", &whole))?;
-    put(&whole, path)
+    rename(&whole, to)
 }
 
 /// Renames, and makes the new name durable.
-fn put(whole: &Path, path: &Path) -> Result<(), TrialError> {
-    let renamed = fs::rename(whole, path).and_then(|()| sync_folder(path));
-    renamed.map_err(doing_with("put in place", path))
+fn rename(from: &Path, to: &Path) -> Result<(), TrialError> {
+    let renamed = fs::rename(from, to).and_then(|()| sync_folder(to));
+    renamed.map_err(doing_with("put in place", to))
 }
 
 fn remove(path: &Path) -> Result<(), TrialError> {
@@ -272,22 +298,40 @@ mod tests {
         board.trial.guard().unwrap();
         board.trial.begin().unwrap();
         board.trial.install(&board.new).unwrap();
+        assert_eq!(board.trial.guard().unwrap(), Guarded::Tried(1), "it has all its chances");
         board.trial.go_back("a test").unwrap();
         assert_eq!(installed(&board), "old");
     }
 
     #[test]
-    fn what_a_power_cut_leaves_is_no_trial_or_a_fresh_one() {
+    fn what_a_trial_left_behind_does_not_count_in_the_next() {
         let board = board();
         fs::create_dir_all(board.trial.next().parent().unwrap()).unwrap();
-        fs::write(board.trial.trial(), "2").unwrap();
-        assert_eq!(
-            board.trial.guard().unwrap(),
-            Guarded::Nothing,
-            "there is nothing to go back to"
-        );
-        fs::write(board.trial.previous(), "old").unwrap();
-        fs::write(board.trial.trial(), "").unwrap();
+        fs::write(board.trial.stage(STARTS), "").unwrap();
+        board.trial.begin().unwrap();
         assert_eq!(board.trial.guard().unwrap(), Guarded::Tried(1));
+    }
+
+    #[test]
+    fn without_an_agent_to_go_back_to_there_is_no_trial() {
+        let board = board();
+        fs::create_dir_all(board.trial.next().parent().unwrap()).unwrap();
+        fs::write(board.trial.stage(3), "").unwrap();
+        assert_eq!(board.trial.guard().unwrap(), Guarded::Nothing);
+        assert!(board.trial.pass().unwrap());
+        assert_eq!((installed(&board).as_str(), board.trial.is_on()), ("old", false));
+    }
+
+    #[test]
+    fn a_power_cut_on_the_way_back_loses_neither_agent() {
+        let board = board();
+        board.trial.begin().unwrap();
+        board.trial.install(&board.new).unwrap();
+        fs::rename(board.trial.stage(0), board.trial.stage(STARTS)).unwrap();
+        // The old one is in its place already, and the rest was not done.
+        fs::copy(board.trial.previous(), board.trial.agent()).unwrap();
+        assert_eq!(board.trial.guard().unwrap(), Guarded::Returned);
+        assert_eq!(installed(&board), "old");
+        assert_eq!(board.trial.guard().unwrap(), Guarded::Nothing);
     }
 }

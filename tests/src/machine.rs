@@ -32,11 +32,17 @@ pub struct Machine {
 impl Machine {
     /// Boots one.
     pub fn boot() -> Result<Self> {
+        Self::boot_after(|_| Ok(()))
+    }
+
+    /// Boots one after something was done to its root file system.
+    pub fn boot_after(prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         if !Path::new(KEPT).exists() {
             make_root()?;
         }
         let root = tempfile::Builder::new().prefix("skt-machine-").tempdir()?;
         run("tar", ["-C", &root.path().display().to_string(), "-xf", KEPT])?;
+        prepare(root.path())?;
         let mut command = Command::new("systemd-nspawn");
         command
             .args([

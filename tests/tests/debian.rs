@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{LONG, Machine, SHORT, eventually, output, pause, run};
+use system_tests::{Disk, LONG, Machine, SHORT, eventually, output, pause, run};
 use tempfile::TempDir;
 
 const UNIT: &str = "skerry.service";
@@ -110,7 +110,7 @@ fn same(machine: &Machine, program: &Path) -> Result<bool> {
 fn await_agent(machine: &Machine, program: &Path) -> Result<()> {
     eventually("the agent to be back", LONG, || {
         ensure!(same(machine, program)?, "another is in its place");
-        ensure!(!machine.at("/var/lib/skerry/upgrade/trial").exists(), "a trial is on");
+        ensure!(!machine.at("/var/lib/skerry/upgrade/previous").exists(), "a trial is on");
         await_active(machine)?;
         Ok(())
     })
@@ -240,5 +240,48 @@ fn a_new_agent_that_completes_no_round_gives_way_to_the_old_one() -> Result<()> 
     await_agent(&machine, &other)?;
     let left = fs::read_dir(machine.at("/var/lib/skerry/upgrade"))?.count();
     ensure!(left == 0, "{left} files are left of the trial");
+    Ok(())
+}
+
+#[test]
+fn a_loop_that_hangs_is_started_again_by_the_watchdog() -> Result<()> {
+    if env::var_os("SKERRY_LONG").is_none() {
+        return Ok(());
+    }
+    let goods = Goods::new()?;
+    let mut disk = None;
+    let machine = Machine::boot_after(|root| {
+        disk = Some(Disk::new(&root.join("disk.img"), &root.join("var/lib/skerry"))?);
+        Ok(())
+    })?;
+    let disk = disk.context("there is no disk")?;
+    install(&machine, &goods.package("0.1.0", &goods.agent)?)?;
+    await_active(&machine)?;
+    // A tenth of what the unit has, to save a minute.
+    let drop_in = machine.at("/etc/systemd/system/skerry.service.d");
+    fs::create_dir_all(&drop_in)?;
+    fs::write(drop_in.join("watchdog.conf"), "[Service]\nWatchdogSec=6\n")?;
+    machine.run("systemctl", ["daemon-reload"])?;
+    machine.run("systemctl", ["restart", UNIT])?;
+    // An idle one is left alone.
+    pause(2 * SHORT);
+    ensure!(machine.property(UNIT, "NRestarts")? == "0", "an idle agent was ended");
+    let hanging = disk.hang()?;
+    let document = "name: late\nproperties: {configuration: {}, template: {containers: [{name: a, image: b}]}}\n";
+    fs::write(machine.at("/root/late.yaml"), document)?;
+    let mut apply = machine.command("skerry").args(["apply", "-f", "/root/late.yaml"]).spawn()?;
+    eventually("the watchdog", 2 * SHORT, || {
+        ensure!(machine.journal(UNIT).contains("Watchdog timeout"), "it sleeps");
+        Ok(())
+    })?;
+    // A process that waits for a disk dies when that answers.
+    drop(hanging);
+    apply.wait()?;
+    eventually("the next agent", LONG, || {
+        ensure!(machine.property(UNIT, "NRestarts")? == "1", "none was started");
+        ensure!(machine.journal(UNIT).contains("a socket is taken over"), "it has no sockets");
+        Ok(())
+    })?;
+    await_active(&machine)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The agent and the service manager: what it is told, and when it is told no more.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -9,42 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Board, Document, Image, LONG, Lan, SHORT, eventually, pause, run};
+use system_tests::{Board, Disk, Document, Image, LONG, Lan, SHORT, eventually, pause};
 
 /// Of the watchdog. The unit's is a minute.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// A board that keeps its state on a disk of its own, which can be made to hang.
+/// A board whose agent is watched over.
 fn board() -> Result<Board> {
     let mut board = Board::new(Lan::take()?)?;
     board.preload(&Image::testapp("test.local/app:1")?)?;
     board.watch_over(PERIOD);
     Ok(board)
-}
-
-/// A disk that answers nobody, until this goes.
-struct Hanging(PathBuf);
-
-impl Hanging {
-    fn new(mount: PathBuf) -> Result<Self> {
-        run("fsfreeze", ["--freeze", &mount.display().to_string()])?;
-        Ok(Self(mount))
-    }
-}
-
-impl Drop for Hanging {
-    fn drop(&mut self) {
-        let _ = run("fsfreeze", ["--unfreeze", &self.0.display().to_string()]);
-    }
-}
-
-/// Gives the board's state a file system of its own.
-fn disk(board: &Board) -> Result<PathBuf> {
-    let (file, state) = (board.dir().join("disk.img"), board.dir().join("state"));
-    File::create(&file)?.set_len(64 << 20)?;
-    run("mkfs.ext4", ["-q", &file.display().to_string()])?;
-    run("mount", ["-o", "loop", &file.display().to_string(), &state.display().to_string()])?;
-    Ok(state)
 }
 
 /// Waits for a message of the agent that says `words`.
@@ -60,13 +35,13 @@ fn await_word(board: &mut Board, words: &str) -> Result<String> {
 #[test]
 fn the_watchdog_is_fed_by_an_idle_loop_and_not_for_one_that_hangs() -> Result<()> {
     let mut board = board()?;
-    let state = disk(&board)?;
+    let disk = Disk::new(&board.dir().join("disk.img"), &board.dir().join("state"))?;
     board.start_containerd()?;
     board.start()?;
     for _ in 0..3 {
         await_word(&mut board, "WATCHDOG=1")?;
     }
-    let hanging = Hanging::new(state)?;
+    let hanging = disk.hang()?;
     let path = board.dir().join("late.json");
     let mut document = Document::new("test.local/app:1");
     document.0["name"] = "late".into();
@@ -251,6 +226,8 @@ fn sockets_are_kept_as_long_as_they_are_wanted() -> Result<()> {
     let text = kept.board.settings().to_string();
     fs::write(config, text)?;
     kept.replace("restart", 1)?;
+    // Name servers follow each other likewise.
+    kept.board.await_log("a socket is taken over name=\"dns/udp@")?;
     let client = kept.board.lan_client();
     let moved = client.at(SocketAddr::from((kept.board.lan().board(), 8080)));
     moved.await_status("nobody", "/", 404)?;

@@ -151,11 +151,7 @@ pub(super) enum Command {
     },
     /// Before a start of the agent: goes back to the one before, where a new one completes no round
     #[command(hide = true)]
-    Guard {
-        /// Keep the agent that is there, for another is to take its place
-        #[arg(long)]
-        begin: bool,
-    },
+    Guard,
     /// Print a completion script
     Completions {
         #[arg(value_enum)]

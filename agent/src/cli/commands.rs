@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Upgrade { file, patience } => {
             upgrade::upgrade(console, file, Duration::from_secs(patience)).await
         }
-        Command::Guard { begin } => upgrade::guard(console, begin),
+        Command::Guard => upgrade::guard(console),
         Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }
         | Command::Delete { .. }
@@ -137,7 +137,7 @@ async fn ask(
         | Command::Check { .. }
         | Command::Completions { .. }
         | Command::Doctor { .. }
-        | Command::Guard { .. }
+        | Command::Guard
         | Command::Upgrade { .. }
         | Command::Explain { .. }
         | Command::Secret { .. } => Ok(()),

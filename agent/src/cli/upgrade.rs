@@ -69,12 +69,9 @@ pub(super) async fn upgrade(
     Err(refused(format!("{why}; the old one is back"), Some(hint)))
 }
 
-/// What the unit and the package's scripts ask for: before a start of the agent, or before another takes its place.
-pub(super) fn guard(console: &mut Console, begin: bool) -> Result<(), CliError> {
+/// What the unit asks for, of the agent before, ahead of each start of a new one.
+pub(super) fn guard(console: &mut Console) -> Result<(), CliError> {
     let trial = Trial::of_the_board();
-    if begin {
-        return trial.begin().map_err(broken);
-    }
     match trial.guard().map_err(broken)? {
         Guarded::Nothing => (),
         Guarded::Tried(starts) => console.say(&format!("a new agent is tried, start {starts}\n")),
