@@ -178,7 +178,7 @@ impl Trial {
 
     /// What is counted so far.
     fn stages(&self) -> impl DoubleEndedIterator<Item = u32> {
-        (0..=STARTS).filter(|starts| self.stage(*starts).exists())
+        (0..=STARTS).filter(move |starts| self.stage(*starts).exists())
     }
 
     fn stage(&self, starts: u32) -> PathBuf {
