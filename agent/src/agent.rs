@@ -7,12 +7,12 @@ mod dirs;
 mod drain;
 mod error;
 mod preload;
+mod service;
 mod sources;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,18 +32,20 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::error::AgentError;
+use self::service::Service;
 use self::workers::Workers;
 use crate::api::sources::About;
 use crate::api::{self, Api, ApiSocket};
 use crate::cli::AgentArgs;
 use crate::clock::{Clock, ZoneFiles};
-use crate::config::{BOOT_FILES, Config};
+use crate::config::{self, BOOT_FILES, Config};
 use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
 use crate::containerd::{self, Containerd};
 use crate::inbox::{INBOX_DEPTH, Inbox};
 use crate::ingress::{self, Ingress};
 use crate::keys::Keys;
+use crate::manager::ServiceManager;
 use crate::mdns::{self, MdnsSettings};
 use crate::mqtt::{self, MqttSettings, Session};
 use crate::netlink::Netlink;
@@ -53,6 +55,7 @@ use crate::reconcile::{Parts, Reconciler};
 use crate::report::Report;
 use crate::sled_store::SledStore;
 use crate::tasks::Tasks;
+use crate::trial::Trial;
 use crate::{dns, pressure, probe, scalers, watch_dir};
 
 /// Open requests may take this long to end after SIGTERM. Below the unit's `TimeoutStopSec`.
@@ -70,7 +73,9 @@ pub fn run(args: &AgentArgs) -> ExitCode {
             {
                 eprintln!("{}", Report(&error));
             }
-            error.exit_code()
+            // One that is on trial is to be started again, until the one before is back: that one may take this very
+            // configuration.
+            if Trial::of_the_board().is_on() { ExitCode::FAILURE } else { error.exit_code() }
         }
     }
 }
@@ -81,6 +86,8 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
         return Err(AgentError::NotRoot);
     }
     log_to_stderr();
+    // While there is one thread, and before anything is opened.
+    let manager = ServiceManager::of_this_process();
     // One crypto library for all; a second installation is refused, and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let workers = Workers::new().map_err(AgentError::Runtime)?;
@@ -88,7 +95,11 @@ fn try_run(args: &AgentArgs) -> Result<(), AgentError> {
         let _lock = dirs::make(&config).await?;
         let mut config = config.clone();
         config.take_boot_file(&BOOT_FILES);
-        if args.drain { drain::drain(&config).await } else { serve(&config, &for_ingress).await }
+        if args.drain {
+            drain::drain(&config).await
+        } else {
+            serve(&config, &manager, &for_ingress).await
+        }
     })
 }
 
@@ -114,11 +125,6 @@ fn log_to_stderr() {
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
-}
-
-/// The folder in which systemd gives credentials, where it gives any.
-fn credentials() -> Option<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 fn about(config: &Config, public_key: String) -> About {
@@ -177,11 +183,15 @@ fn containerd(
 }
 
 /// Builds everything, runs it, and ends it.
-async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> {
+async fn serve(
+    config: &Config,
+    manager: &ServiceManager,
+    for_ingress: &Handle,
+) -> Result<(), AgentError> {
     let clock = Clock::default();
     let dir = config.state.dir.clone();
     // Before the store, which seals with one of them.
-    let Keys { records, device } = Keys::load(&dir, credentials().as_deref())?;
+    let Keys { records, device } = Keys::load(&dir, config::credentials().as_deref())?;
     let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, &records)).await;
     let (store, loaded) = opened.map_err(|_| AgentError::StorePanicked)??;
     clock.raise_floor(loaded.state.device.clock_floor_secs);
@@ -205,6 +215,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
         published.routes.clone(),
         wires.demand.clone(),
         wires.troubles.clone(),
+        manager.clone(),
         tasks.clone(),
     );
     let reconciler = Reconciler::new(Parts {
@@ -230,7 +241,7 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
         let _there = for_ingress.enter();
         tasks.spawn(info_span!("ingress"), |stop| ingress.run(stop));
     }
-    dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells());
+    dns::serve(&tasks, config, published.zones.clone(), wires.dns_tells(manager));
     let lookout = network.clone();
     tasks.spawn(info_span!("netlink"), |stop| network.follow(stop));
     let means = probe::Means { exec: runtime.clone(), netns_dir: settings(config).netns_dir };
@@ -247,25 +258,14 @@ async fn serve(config: &Config, for_ingress: &Handle) -> Result<(), AgentError> 
     spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock, about);
     watch_dir_of(&tasks, config, &inbox, &published);
 
-    let mut device = published.device.clone();
     let mut signals = Signals::new()?;
-    // A level: the first round may be over before this line is reached. What `wait_for` gives is a lock on it, which the
-    // loop could not write past for as long as it is held: nothing but the word may leave this block.
-    let first_round = async { device.wait_for(|device| 1 <= device.rounds).await.is_ok() };
     tokio::select! {
-        true = first_round => {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            info!("the first round is complete");
-            tokio::select! {
-                () = signals.asked() => (),
-                () = tasks.stopping() => (),
-            }
-        }
+        () = Service::new(manager.clone(), Trial::of_the_board(), published.device.clone(), inbox.clone()).attend() => (),
         () = signals.asked() => (),
         () = tasks.stopping() => (),
     }
     let failed = tasks.stop_signal().is_cancelled();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    manager.tell("STOPPING=1");
     info!("skerry stops; the apps run on");
     tasks.shut_down(SHUTDOWN_GRACE).await;
     if failed { Err(AgentError::TaskEnded) } else { Ok(()) }
@@ -308,8 +308,12 @@ impl Wires {
             .send_modify(|all| drop(Arc::make_mut(all).insert("boot".to_owned(), trouble)));
     }
 
-    fn dns_tells(&self) -> dns::Tells {
-        dns::Tells { redirects: self.redirects.clone(), listeners: self.troubles.clone() }
+    fn dns_tells(&self, manager: &ServiceManager) -> dns::Tells {
+        dns::Tells {
+            redirects: self.redirects.clone(),
+            listeners: self.troubles.clone(),
+            manager: manager.clone(),
+        }
     }
 }
 

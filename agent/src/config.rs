@@ -24,6 +24,12 @@ pub use self::error::ConfigError;
 /// Where the configuration is looked for when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/skerry/agent.toml";
 
+/// In a path, systemd's folder of the unit's credentials, as it is written in a unit file.
+const CREDENTIALS: &str = "%d/";
+
+/// What the folder is where nobody says: the unit's.
+const UNIT_CREDENTIALS: &str = "/run/credentials/skerry.service";
+
 /// What the agent runs with.
 #[derive(Debug, Clone, PartialEq, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -380,7 +386,9 @@ impl Config {
         };
         let hostname = nix::unistd::gethostname().unwrap_or_default();
         let default_id = identity::default_id(Path::new("/"), &hostname.to_string_lossy());
-        Self::parse(path, &text, &default_id)
+        let mut config = Self::parse(path, &text, &default_id)?;
+        config.find_credentials(&credentials().unwrap_or_else(|| UNIT_CREDENTIALS.into()));
+        Ok(config)
     }
 
     /// Makes a configuration of `text`; `path` serves the error message, `default_id` is who the board is unless the text
@@ -393,6 +401,17 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// Puts the folder of credentials where files are named by `%d/`.
+    fn find_credentials(&mut self, folder: &Path) {
+        let mqtt = &mut self.mqtt;
+        let files = [&mut mqtt.ca, &mut mqtt.cert, &mut mqtt.key, &mut mqtt.password_file];
+        for file in files.into_iter().chain([&mut self.images.ca]) {
+            if let Some(name) = file.strip_prefix(CREDENTIALS) {
+                *file = folder.join(name).to_string_lossy().into_owned();
+            }
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -460,6 +479,11 @@ impl Config {
             .replace("{device}", &self.device.id)
             .to_lowercase()
     }
+}
+
+/// The folder in which systemd gives credentials, where it gives any.
+pub fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 fn is_device_id(id: &str) -> bool {

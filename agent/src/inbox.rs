@@ -125,6 +125,11 @@ pub enum Request {
         /// The new epoch.
         reply: Reply<u64>,
     },
+    /// A round, though nothing else asks for one: the watchdog wants to see it.
+    Round {
+        /// The answer, once it is complete.
+        reply: oneshot::Sender<()>,
+    },
     /// Images were imported: what waits for one need not wait out its back-off.
     ImagesChanged,
     /// The broker has acknowledged these events: they leave the outbox.
@@ -149,6 +154,7 @@ impl fmt::Debug for Request {
             Self::Secret { .. } => "Secret",
             Self::Secrets { .. } => "Secrets",
             Self::Connecting { .. } => "Connecting",
+            Self::Round { .. } => "Round",
             Self::ImagesChanged => "ImagesChanged",
             Self::Delivered { .. } => "Delivered",
         })

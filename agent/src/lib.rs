@@ -23,6 +23,7 @@ pub mod dial;
 pub mod drain;
 pub mod inbox;
 pub mod keys;
+pub mod manager;
 pub mod network;
 pub mod published;
 pub mod reconcile;
@@ -31,6 +32,7 @@ pub mod runtime;
 pub mod space;
 pub mod store;
 pub mod tasks;
+pub mod trial;
 pub mod wire;
 
 // Adapters.

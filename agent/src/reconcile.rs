@@ -42,7 +42,7 @@ use domain::state::State;
 use domain::status::Source;
 use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -132,6 +132,8 @@ pub struct Reconciler<R, N, S> {
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
     rounds: u64,
+    /// Who wants to know of the next round that is complete.
+    awaited: Vec<oneshot::Sender<()>>,
 }
 
 /// Why the latest document of a name was refused.
@@ -281,6 +283,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             storage_trouble: None,
             almanac: Almanac::new(parts.zone_files),
             rounds: 0,
+            awaited: Vec::new(),
         };
         if let Some(words) = parts.loaded.rebuilt {
             this.emit(Reason::StoreRebuilt, None, None, None, words);
@@ -363,6 +366,10 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
         self.ask_ports();
         self.save_events().await;
         self.publish_events();
+        for reply in std::mem::take(&mut self.awaited) {
+            // Who asked may have stopped meanwhile.
+            let _ = reply.send(());
+        }
         self.rest(&plan, now)
     }
 

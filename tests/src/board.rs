@@ -45,6 +45,11 @@ pub struct Board {
     log_filter: &'static str,
     /// What the agent reads in place of files in `/proc`, by their names there.
     shown: BTreeMap<&'static str, PathBuf>,
+    /// The period of the watchdog, where somebody watches over the agent.
+    watchdog: Option<Duration>,
+    /// What the agent said and nobody has asked for yet, and where it says more.
+    heard: Vec<String>,
+    notices: Option<UnixDatagram>,
     lan: Lan,
 }
 
@@ -65,6 +70,9 @@ impl Board {
             binary: binary()?,
             log_filter: "info,skerry=debug",
             shown: BTreeMap::new(),
+            watchdog: None,
+            heard: Vec::new(),
+            notices: None,
             lan,
         })
     }
@@ -120,6 +128,24 @@ impl Board {
         }
         self.shown.insert(name, path);
         Ok(())
+    }
+
+    /// Watches over the agent from its next start on, as a service manager does: what it says is kept, and must be
+    /// asked for by [`Self::told`] before the socket is full.
+    pub fn watch_over(&mut self, watchdog: Duration) {
+        self.watchdog = Some(watchdog);
+    }
+
+    /// What the agent has told the service manager since this was asked last; nothing where nobody watches over it.
+    pub fn told(&mut self) -> Result<Vec<String>> {
+        let mut said = std::mem::take(&mut self.heard);
+        let Some(socket) = &self.notices else { return Ok(said) };
+        socket.set_nonblocking(true)?;
+        let mut buffer = [0; 1024];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            said.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        Ok(said)
     }
 
     /// The network.
@@ -221,13 +247,17 @@ impl Board {
         let socket = self.notify_socket()?;
         self.launch()?;
         let agent = self.agent.as_mut().context("launched above")?;
-        agent.await_ready(3 * SHORT, || {
-            let mut buffer = [0; 256];
+        let said = agent.await_ready(3 * SHORT, || {
+            let mut buffer = [0; 1024];
             let length = socket.recv(&mut buffer)?;
             let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
             ensure!(said.contains("READY=1"), "it said {said}");
-            Ok(())
-        })
+            Ok(said)
+        })?;
+        if self.watchdog.is_some() {
+            (self.heard, self.notices) = (vec![said], Some(socket));
+        }
+        Ok(())
     }
 
     /// Starts the agent and does not wait.
@@ -274,6 +304,9 @@ impl Board {
             .env("NOTIFY_SOCKET", self.dir().join("notify"))
             .env("RUST_LOG", self.log_filter)
             .envs(ALLOCATOR);
+        if let Some(period) = self.watchdog {
+            command.env("WATCHDOG_USEC", period.as_micros().to_string());
+        }
         let process = Process::start("the agent", command, &self.dir().join("agent.log"))?;
         self.agent = Some(process);
         Ok(())

@@ -37,6 +37,10 @@ const NEEDED: &[(&str, &str)] = &[
 const NEEDED_FOR_BENCH: &[(&str, &str)] =
     &[("nginx", "nginx-light"), ("strip", "binutils"), ("wrk", "wrk")];
 
+/// What long tests need: a Debian to boot.
+const NEEDED_FOR_LONG: &[(&str, &str)] =
+    &[("mmdebstrap", "mmdebstrap"), ("strip", "binutils"), ("systemd-nspawn", "systemd-container")];
+
 /// Where programs of the system lie, also those that only root has on its path.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,6 +52,11 @@ pub(crate) fn install() -> Result<()> {
 /// Installs what the bench needs beyond that.
 pub(crate) fn install_for_bench() -> Result<()> {
     install_all(NEEDED_FOR_BENCH)
+}
+
+/// Installs what long tests need beyond that.
+pub(crate) fn install_for_long() -> Result<()> {
+    install_all(NEEDED_FOR_LONG)
 }
 
 /// Installs what is missing; says what is missing where we may not.

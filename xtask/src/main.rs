@@ -1,8 +1,9 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|build|smoke|install|recipe|lint-recipes|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|build|deb|smoke|install|recipe|lint-recipes|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
 mod cross;
+mod deb;
 mod install;
 mod recipe;
 mod smoke;
@@ -28,6 +29,7 @@ usage: cargo xtask <chore>
                      the agent for ARM boards, and its size; more than one --target may be given
   smoke              the same, quickly built, and run here by qemu
   install            what the others need, by apt-get
+  deb [--target T] [--binary FILE]   the Debian package, for amd64, arm64 or armhf
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
   lint-recipes       a check of the Yocto layer
   size               the size of the release binary
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         "build" => cross::run(options),
         "smoke" => cross::build(&boards(), smoke::PROFILE).and_then(|()| smoke::run()),
         "install" => install::install(),
+        "deb" => deb::make(options),
         "recipe" => recipe::write(root()),
         "lint-recipes" => recipe::lint(root()),
         "size" => size(),
@@ -68,7 +71,10 @@ fn main() -> ExitCode {
 fn test(options: &[String]) -> Result<()> {
     let long = flag(options, "--long")?;
     let mut steps = Steps::default();
-    steps.run("install", install::install)?;
+    steps.run("install", || {
+        install::install()?;
+        if long { install::install_for_long() } else { Ok(()) }
+    })?;
     steps.cargo("format", &["fmt", "--all", "--check"])?;
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     steps.run("dependencies", install::dependencies)?;

@@ -136,6 +136,18 @@ pub(super) enum Command {
     /// Look at the board, and say what to do; needs no agent
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
+    /// Install a new agent; the old one comes back if the new one does not work
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade {
+        /// The binary, or a Debian package
+        file: PathBuf,
+        /// Seconds that the new agent has for its first round
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        patience: u64,
+    },
+    /// Before a start of the agent: goes back to the one before, where a new one completes no round
+    #[command(hide = true)]
+    Guard,
     /// Print a completion script
     Completions {
         #[arg(value_enum)]
@@ -165,6 +177,12 @@ pub(super) struct DoctorArgs {
     #[arg(long, value_name = "FILE.tar.gz")]
     pub(super) bundle: Option<PathBuf>,
 }
+
+/// What stands below the help of `skerry upgrade`.
+const UPGRADE_HELP: &str = "\
+Apps run on, and connections that come meanwhile wait. A new agent that is started three times and completes no round
+gives way to the old one, also when this command is cut short. Example:
+  skerry upgrade skerry_0.2.0_arm64.deb";
 
 /// What stands below the help of `skerry traffic`.
 const TRAFFIC_HELP: &str = "\

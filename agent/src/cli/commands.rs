@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::CommandFactory as _;
 use domain::model::Digest;
@@ -14,7 +15,7 @@ use super::check::check;
 use super::client::{Agent, brief, connect};
 use super::error::{CliError, finding};
 use super::output::Console;
-use super::{doctor, explain, follow, revision, secret, show, traffic};
+use super::{doctor, explain, follow, revision, secret, show, traffic, upgrade};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -29,6 +30,10 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         Command::Completions { shell } => completions(console, shell),
         Command::Doctor(args) => doctor::run(console, output, &socket, args).await,
         Command::Explain { what } => explain::explain(console, output, &socket, what).await,
+        Command::Upgrade { file, patience } => {
+            upgrade::upgrade(console, file, Duration::from_secs(patience)).await
+        }
+        Command::Guard => upgrade::guard(console),
         Command::Secret { command } => secret::run(console, output, &socket, command).await,
         command @ (Command::Apply { .. }
         | Command::Delete { .. }
@@ -132,6 +137,8 @@ async fn ask(
         | Command::Check { .. }
         | Command::Completions { .. }
         | Command::Doctor { .. }
+        | Command::Guard
+        | Command::Upgrade { .. }
         | Command::Explain { .. }
         | Command::Secret { .. } => Ok(()),
     }

@@ -63,6 +63,9 @@ pub(super) enum CliError {
     /// The doctor's checks found something; it was printed.
     #[error("{0} {checks} failed", checks = if *.0 == 1 { "check" } else { "checks" })]
     Unwell(usize),
+    /// The old agent is there, or is there again.
+    #[error("the agent is not replaced: {why}")]
+    NotUpgraded { why: String, hint: Option<String> },
     /// `apply --wait` saw it fail.
     #[error("{app} is not as asked for: {why}")]
     Failed { app: String, why: String },
@@ -128,7 +131,7 @@ impl Hint for CliError {
             Self::Refused(refused) => refused_hint(refused),
             Self::Call(status) => call_hint(status.code()),
             Self::Failed { app, .. } => Some(format!("skerry explain {app}")),
-            Self::Typed { hint, .. } => hint.clone(),
+            Self::Typed { hint, .. } | Self::NotUpgraded { hint, .. } => hint.clone(),
             Self::NoReason(UnknownReason(word)) => nearest_reason(word),
             Self::Terminal | Self::NoValue(_) => {
                 Some("pipe it in, such as: skerry secret set APP NAME < FILE".to_owned())

@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};

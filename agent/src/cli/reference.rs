@@ -13,7 +13,7 @@ use crate::config::Config;
 fn describe(page: &mut String, command: &mut Command, name: &str) {
     let help = command.render_help().to_string();
     page.extend(["\n## ", name, "\n\n```text\n", help.trim_end(), "\n```\n"]);
-    for inner in command.get_subcommands_mut() {
+    for inner in command.get_subcommands_mut().filter(|inner| !inner.is_hide_set()) {
         let name = format!("{name} {}", inner.get_name());
         describe(page, inner, &name);
     }

@@ -103,6 +103,7 @@ fn help_names_every_command() {
           secret        Set, list or remove the values of an app's secrets
           status        Show the state of the device
           doctor        Look at the board, and say what to do; needs no agent
+          upgrade       Install a new agent; the old one comes back if the new one does not work
           completions   Print a completion script
 
         Options:

@@ -44,6 +44,17 @@ fn the_example_says_what_holds_without_it() {
 }
 
 #[test]
+fn files_may_be_named_as_credentials_of_the_unit() {
+    let text =
+        "[mqtt]\npassword_file = '%d/mqtt-password'\nca = '/etc/ca.pem'\n[images]\nca = '%d/ca'";
+    let mut config = Config::parse(Path::new("agent.toml"), text, "pi-1").unwrap();
+    config.find_credentials(Path::new("/run/credentials/skerry.service"));
+    assert_eq!(config.mqtt.password_file, "/run/credentials/skerry.service/mqtt-password");
+    assert_eq!(config.images.ca, "/run/credentials/skerry.service/ca");
+    assert_eq!((config.mqtt.ca.as_str(), config.mqtt.key.as_str()), ("/etc/ca.pem", ""));
+}
+
+#[test]
 fn an_unknown_key_names_the_nearest_known_one() {
     refused(
         "[mqtt]\nurl = \"\"\nkeepalive_seconds = 5",

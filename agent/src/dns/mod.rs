@@ -39,6 +39,7 @@ use self::server::Server;
 use self::socket::Sockets;
 use self::upstream::Upstreams;
 use crate::config::Config;
+use crate::manager::ServiceManager;
 use crate::network::Redirects;
 use crate::tasks::Tasks;
 
@@ -55,6 +56,8 @@ pub struct Tells {
     pub redirects: watch::Sender<Arc<Redirects>>,
     /// Servers that could not be bound, as `dns/<environment>`.
     pub listeners: watch::Sender<Arc<BTreeMap<String, Trouble>>>,
+    /// Who keeps their sockets between two runs of the agent.
+    pub manager: ServiceManager,
 }
 
 /// Serves every zone there is, as gateways come and go, until the agent stops.
@@ -131,6 +134,7 @@ impl Servers {
         self.standing.retain(|environment, (gateway, stop)| {
             if gone(environment, gateway) {
                 stop.cancel();
+                socket::forget(*gateway, &self.tells.manager);
                 self.tells.lead(environment, self.port, self.port);
                 return false;
             }
@@ -146,7 +150,7 @@ impl Servers {
             if self.standing.contains_key(environment) {
                 continue;
             }
-            match Sockets::bind(zone.gateway, self.port) {
+            match Sockets::bind(zone.gateway, self.port, &self.tells.manager) {
                 Ok(sockets) => {
                     info!(%environment, gateway = %zone.gateway, port = sockets.port, "dns listens");
                     self.tells.lead(environment, self.port, sockets.port);

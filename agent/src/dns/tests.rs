@@ -44,6 +44,7 @@ impl Bed {
             tells: Tells {
                 redirects: watch::Sender::default(),
                 listeners: watch::Sender::default(),
+                manager: ServiceManager::default(),
             },
             tasks: Tasks::default(),
         };
@@ -301,7 +302,11 @@ async fn servers_come_and_go_with_their_gateways() {
 
 #[test]
 fn a_trouble_is_told_until_it_is_over_or_its_environment_gone() {
-    let tells = Tells { redirects: watch::Sender::default(), listeners: watch::Sender::default() };
+    let tells = Tells {
+        redirects: watch::Sender::default(),
+        listeners: watch::Sender::default(),
+        manager: ServiceManager::default(),
+    };
     let default = EnvironmentName::default();
     let trouble = Trouble { reason: Reason::PortTaken, details: "taken".to_owned() };
     let seen = || tells.listeners.borrow().keys().cloned().collect::<Vec<String>>();

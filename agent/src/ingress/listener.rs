@@ -4,6 +4,9 @@
 //! from. Where that one cannot be had because a stranger holds the port at one address, the gateways still can: apps
 //! go on finding each other while the LAN waits.
 //!
+//! Where there is a service manager, it keeps what listens while one agent ends and the next begins: who comes meanwhile
+//! waits in the socket. What the next one does not want any more is closed there too.
+//!
 //! TCP ports come and go with documents, and each has a listener for every side that it is reached from: a wildcard
 //! address and a gateway share a port, as both let the kernel give a connection to the narrower of the two.
 
@@ -11,15 +14,16 @@ use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use domain::model::AppName;
+use domain::model::{AppName, RevisionName};
 use domain::ports;
 use domain::reason::Reason;
 use domain::replica::Trouble;
-use domain::route::{Service, Side};
+use domain::route::{RouteTable, Service, Side};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
@@ -29,6 +33,7 @@ use tracing::{debug, info, warn};
 use super::fleet::Shared;
 use super::upstream::SWEEP;
 use super::{Troubles, connection, holder, tcp};
+use crate::manager::ServiceManager;
 
 /// The name of the listener for the LAN.
 const LAN: &str = "ingress/lan";
@@ -40,6 +45,9 @@ const BACKLOG: u32 = 1024;
 /// gateway whose bridge is just being made, the last for a program that holds a port.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// From the first table to the last of those who should serve. One probe of each is a matter of milliseconds.
+const GATE_WAIT: Duration = Duration::from_secs(2);
 
 /// After an accept that failed for want of something (descriptors, memory), which takes a moment to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -59,6 +67,22 @@ pub(super) struct Listeners {
     turn: usize,
     /// When to look after idle links.
     sweep_at: Option<Instant>,
+    /// Who keeps the sockets between two runs.
+    manager: ServiceManager,
+    /// Who waits in the sockets of the run before is not let in yet.
+    gate: Gate,
+}
+
+/// Who came while no agent was there is let in when it is known who serves: what was served a second ago would be
+/// turned away by an agent that has not looked around yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// There was no run before, or everybody is let in.
+    Open,
+    /// No table is published yet.
+    Blind,
+    /// Some who should serve have not been found ready, and get this long.
+    Until(Instant),
 }
 
 struct Listener {
@@ -93,6 +117,7 @@ impl Listeners {
         shared: Arc<Shared>,
         troubles: Troubles,
         bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+        manager: ServiceManager,
     ) -> Self {
         Self {
             shared,
@@ -105,13 +130,18 @@ impl Listeners {
             pause_until: None,
             turn: 0,
             sweep_at: None,
+            manager,
+            gate: Gate::Open,
         }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut routes = self.shared.routes();
         let mut published = true;
+        self.gate = if self.manager.has("ingress/") { Gate::Blind } else { Gate::Open };
         self.settle().await;
+        // The LAN's address is known now: at another one, where it was before, nobody is to wait.
+        self.manager.forget_rest(&kept_name(LAN, None));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -120,17 +150,33 @@ impl Listeners {
                     published = changed.is_ok();
                     self.retry = RETRY_FIRST;
                     self.settle().await;
+                    self.look_at_gate();
                 }
+                () = until(self.gate.until()) => self.gate = Gate::Open,
                 () = until(self.retry_at) => self.settle().await,
                 () = until(self.pause_until), if self.pause_until.is_some() => self.pause_until = None,
                 () = self.shared.sweep.notified(), if self.sweep_at.is_none() => {
                     self.sweep_at = Some(Instant::now() + SWEEP);
                 }
                 () = until(self.sweep_at) => self.sweep(),
-                accepted = accept(&self.open, self.turn), if self.pause_until.is_none() => {
+                accepted = accept(&self.open, self.turn), if self.lets_in() => {
                     self.accepted(accepted);
                 }
             }
+        }
+    }
+
+    fn lets_in(&self) -> bool {
+        self.gate == Gate::Open && self.pause_until.is_none()
+    }
+
+    /// After a table was published.
+    fn look_at_gate(&mut self) {
+        let whole = is_whole(&self.shared.fleet().table);
+        match self.gate {
+            Gate::Blind if !whole => self.gate = Gate::Until(Instant::now() + GATE_WAIT),
+            Gate::Blind | Gate::Until(_) if whole => self.gate = Gate::Open,
+            Gate::Open | Gate::Blind | Gate::Until(_) => (),
         }
     }
 
@@ -164,11 +210,11 @@ impl Listeners {
         let covers = lan.ip().is_unspecified() && lan.port() == self.shared.settings.gateway_port;
         if covers && !self.open.contains_key(LAN) && !others_hold(lan.port(), &gateways) {
             // Only our own listeners stand in the way, if any: they give way to the one that covers them.
-            self.open.retain(|_, listener| listener.door == Door::Tcp);
+            self.close_unless(|_, listener| listener.door == Door::Tcp);
         }
         let known = |name: &str| gateways.contains_key(name) || ports.contains_key(name);
         self.failing.retain(|name, _| name == LAN || known(name));
-        self.open.retain(|name, listener| {
+        self.close_unless(|name, listener| {
             let exposed = ports.get(name).map(|exposed| exposed.address);
             let wanted = exposed.or_else(|| gateways.get(name).copied());
             wanted.map_or(name == LAN, |address| listener.wanted == address)
@@ -188,6 +234,18 @@ impl Listeners {
         self.retry_at = (!self.failing.is_empty()).then(|| Instant::now() + self.retry);
         self.retry =
             if self.failing.is_empty() { RETRY_FIRST } else { RETRY_LAST.min(self.retry * 2) };
+    }
+
+    /// Closes listeners, here and with the manager.
+    fn close_unless(&mut self, stays: impl Fn(&str, &Listener) -> bool) {
+        let manager = &self.manager;
+        self.open.retain(|name, listener| {
+            let stays = stays(name, listener);
+            if !stays {
+                manager.forget(&kept_name(name, Some(listener.wanted)));
+            }
+            stays
+        });
     }
 
     fn gateways(&self) -> BTreeMap<String, SocketAddr> {
@@ -221,7 +279,7 @@ impl Listeners {
             return;
         }
         let door = if app.is_some() { Door::Tcp } else { Door::Http };
-        match bind(address, door) {
+        match self.socket(name, address, door) {
             Ok(socket) => {
                 info!(listener = name, local.addr = %address, "listening");
                 self.failing.remove(name);
@@ -235,6 +293,23 @@ impl Listeners {
                 }
             }
         }
+    }
+
+    /// The socket that was kept since the run before, or a new one, which is to be kept.
+    fn socket(&self, name: &str, address: SocketAddr, door: Door) -> io::Result<TcpListener> {
+        let name = kept_name(name, Some(address));
+        if let Some(socket) = self.manager.take(&name) {
+            match adopt(socket) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => {
+                    warn!(name, %error, "a socket that was kept does not serve");
+                    self.manager.forget(&name);
+                }
+            }
+        }
+        let socket = bind(address, door)?;
+        self.manager.keep(&name, &socket);
+        Ok(socket)
     }
 
     /// Publishes addresses and troubles where they changed.
@@ -265,6 +340,29 @@ impl Listeners {
     }
 }
 
+impl Gate {
+    /// When it opens by itself; none where it does not.
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::Until(at) => Some(at),
+            Self::Open | Self::Blind => None,
+        }
+    }
+}
+
+/// Whether each app that has traffic has somebody to serve it, or to be woken.
+fn is_whole(table: &RouteTable) -> bool {
+    let apps = table.environments.values().flat_map(|routes| routes.apps.values());
+    let mut waited_for = apps.filter(|app| app.unready == Reason::NoReadyReplica);
+    waited_for.all(|app| {
+        let found = |name: &RevisionName| {
+            app.asleep.contains_key(name)
+                || app.revisions.get(name).is_some_and(|all| !all.is_empty())
+        };
+        app.split.is_empty() || app.split.iter().any(|share| found(&share.revision))
+    })
+}
+
 /// The next connection at any listener.
 async fn accept(open: &BTreeMap<String, Listener>, turn: usize) -> io::Result<Arrival> {
     poll_fn(|cx| poll_accept(open, turn, cx)).await
@@ -290,6 +388,17 @@ async fn until(at: Option<Instant>) {
         Some(at) => time::sleep_until(at).await,
         None => pending().await,
     }
+}
+
+/// What a listener's socket is kept as: one at another address is another one.
+fn kept_name(listener: &str, address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| format!("{listener}@"), |address| format!("{listener}@{address}"))
+}
+
+fn adopt(socket: OwnedFd) -> io::Result<TcpListener> {
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
 }
 
 fn bind(address: SocketAddr, door: Door) -> io::Result<TcpListener> {

@@ -44,6 +44,7 @@ use self::fleet::Shared;
 use self::leave::Leave;
 use self::listener::Listeners;
 use crate::drain::Drain;
+use crate::manager::ServiceManager;
 use crate::tasks::Tasks;
 
 /// Troubles of listeners, by the listener's name; other adapters write to it too.
@@ -99,20 +100,22 @@ pub struct Ingress {
     shared: Arc<Shared>,
     troubles: Troubles,
     bound: watch::Sender<BTreeMap<String, SocketAddr>>,
+    manager: ServiceManager,
 }
 
 impl Ingress {
     /// An ingress that follows `routes`, tells in `demand` who is asked for, and in `troubles` of ports that it cannot
-    /// have.
+    /// have. Its listeners are kept by `manager` when it ends.
     pub fn new(
         settings: Settings,
         routes: watch::Receiver<Arc<RouteTable>>,
         demand: watch::Sender<Arc<Demand>>,
         troubles: Troubles,
+        manager: ServiceManager,
         tasks: Tasks,
     ) -> Self {
         let shared = Arc::new(Shared::new(settings, routes, demand, tasks));
-        Self { shared, troubles, bound: watch::Sender::default() }
+        Self { shared, troubles, bound: watch::Sender::default(), manager }
     }
 
     /// Tells when a replica has nothing open any more.
@@ -130,6 +133,6 @@ impl Ingress {
         let (shared, tasks) = (&self.shared, &self.shared.tasks);
         tasks.spawn(debug_span!("waiting"), |stop| waiting::run(Arc::clone(shared), stop));
         tasks.spawn(debug_span!("demand"), |stop| demand::run(Arc::clone(shared), stop));
-        Listeners::new(self.shared, self.troubles, self.bound).run(stop).await;
+        Listeners::new(self.shared, self.troubles, self.bound, self.manager).run(stop).await;
     }
 }

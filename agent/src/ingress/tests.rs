@@ -104,7 +104,14 @@ impl Bench {
         let (routes, routes_rx) = watch::channel(table(apps));
         let (troubles_tx, troubles) = watch::channel(Arc::default());
         let (demand_tx, demand) = watch::channel(Arc::default());
-        let ingress = Ingress::new(settings, routes_rx, demand_tx, troubles_tx, tasks.clone());
+        let ingress = Ingress::new(
+            settings,
+            routes_rx,
+            demand_tx,
+            troubles_tx,
+            ServiceManager::default(),
+            tasks.clone(),
+        );
         let (bound, shared) = (ingress.bound(), Arc::clone(&ingress.shared));
         tasks.spawn(Span::none(), |stop| ingress.run(stop));
         Self { tasks, routes, troubles, bound, demand, shared }

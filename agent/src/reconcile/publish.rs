@@ -58,7 +58,13 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             listeners: &listeners,
         };
         // Routes first: a replica that is about to stop must not get another request.
-        send(&self.publisher.routes, view::routes(scene));
+        let routes = view::routes(scene);
+        if self.rounds == 1 {
+            // The first is told even where it says nothing: who waits for it has a table to go by.
+            self.publisher.routes.send_replace(Arc::new(routes));
+        } else {
+            send(&self.publisher.routes, routes);
+        }
         send(&self.publisher.probes, view::probes(&self.state, &fleet));
         send(&self.publisher.samples, view::samples(scene));
         send(&self.publisher.zones, view::zones(scene));

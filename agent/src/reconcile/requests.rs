@@ -70,6 +70,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let _ = reply.send(self.next_epoch().await);
             }
             Request::Delivered { events } => self.delivered(events).await,
+            Request::Round { reply } => self.awaited.push(reply),
             Request::ImagesChanged => self.memory.images_changed(),
         }
     }

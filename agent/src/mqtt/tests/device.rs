@@ -243,6 +243,7 @@ impl Loop {
             | Request::Delete { .. }
             | Request::DeleteEnvironment { .. }
             | Request::Run { .. }
+            | Request::Round { .. }
             | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }
