@@ -26,6 +26,7 @@ mod line;
 mod process;
 mod registry;
 mod shared;
+mod small_disk;
 mod sweep;
 mod wait;
 
@@ -44,4 +45,5 @@ pub use self::line::Line;
 pub use self::process::Process;
 pub use self::registry::Registry;
 pub use self::shared::{Shared, Stage};
+pub use self::small_disk::{Filler, SmallDisk};
 pub use self::wait::{LONG, SHORT, eventually, look_every, now, pause};
