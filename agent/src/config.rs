@@ -277,6 +277,12 @@ pub struct Images {
     pub max_bytes_per_second: u64,
     /// Layers of an image that are fetched at a time, 1 to 16.
     pub max_concurrent_layers: usize,
+    /// Hours after which an image goes that nobody needs any more; 0 is never.
+    pub gc_max_age_hours: u64,
+    /// Of the disk, in per cent: from more in use than this on, images go that nobody needs.
+    pub gc_high_percent: u8,
+    /// Until no more than this is in use.
+    pub gc_low_percent: u8,
     /// Whose signature images need, by registry and path; `*` is all.
     pub trust: BTreeMap<String, Trust>,
 }
@@ -313,6 +319,9 @@ impl Default for Images {
             ca: String::new(),
             max_bytes_per_second: 0,
             max_concurrent_layers: 2,
+            gc_max_age_hours: 168,
+            gc_high_percent: 85,
+            gc_low_percent: 75,
             trust: BTreeMap::new(),
         }
     }
@@ -435,6 +444,10 @@ impl Config {
         }
         if !(1..=16).contains(&self.images.max_concurrent_layers) {
             return Err(ConfigError::ConcurrentLayers(self.images.max_concurrent_layers));
+        }
+        let (low, high) = (self.images.gc_low_percent, self.images.gc_high_percent);
+        if !(1 <= low && low < high && high <= 99) {
+            return Err(ConfigError::CollectPercents { high, low });
         }
         for (prefix, trust) in &self.images.trust {
             let host = prefix.split('/').next().unwrap_or_default();

@@ -15,6 +15,7 @@
 
 mod absorb;
 mod act;
+mod clearing;
 mod environments;
 mod ledger;
 mod ports;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::Event;
+use domain::keep::Cleared;
 use domain::model::{AppName, EnvironmentName, Moment, ReplicaName, RevisionName};
 use domain::plan::{Doing, Memory, Plan, Settings, Tier, World, plan, scale};
 use domain::reason::Reason;
@@ -129,6 +131,7 @@ pub struct Reconciler<R, N, S> {
     preparations: Arc<Semaphore>,
     /// How each start that is under way is given up, and each freeze.
     give_up: BTreeMap<ReplicaName, CancellationToken>,
+    clearing: Clear,
     storage_trouble: Option<Trouble>,
     almanac: Almanac,
     rounds: u64,
@@ -158,6 +161,17 @@ struct Sight {
     /// When to look next.
     next: Moment,
     trouble: Option<Trouble>,
+}
+
+/// The images that nobody needs.
+#[derive(Debug, Default)]
+struct Clear {
+    /// They are being looked through.
+    busy: bool,
+    /// When they are next.
+    at: Moment,
+    /// When somebody without room last had them looked through.
+    room_at: Option<Moment>,
 }
 
 /// The networks of environments.
@@ -204,6 +218,7 @@ enum Outcome {
     CalledBack(ReplicaName, Result<(), Trouble>),
     Restarted(ReplicaName, String, Result<(), RuntimeError>),
     Stopped(ReplicaName, Result<(), Trouble>),
+    Cleared(Result<Cleared, RuntimeError>),
     Surveyed(AppName, Result<Survey, RuntimeError>),
     Listens(ReplicaName, Result<Vec<Listener>, RuntimeError>),
     /// A start or a freeze was told that nobody wants it any more; its own outcome follows.
@@ -280,6 +295,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             starts: Arc::new(Semaphore::new(STARTS_AT_A_TIME)),
             preparations: Arc::new(Semaphore::new(PREPARATIONS_AT_A_TIME)),
             give_up: BTreeMap::new(),
+            clearing: Clear { at: parts.clock.now().after(clearing::FIRST), ..Clear::default() },
             storage_trouble: None,
             almanac: Almanac::new(parts.zone_files),
             rounds: 0,
@@ -364,6 +380,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             self.begin(deed);
         }
         self.ask_ports();
+        self.clear_images(now);
         self.save_events().await;
         self.publish_events();
         for reply in std::mem::take(&mut self.awaited) {
@@ -385,6 +402,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 None if self.nets.subnets.is_empty() => (),
                 None => rest = rest.min(self.nets.check_at),
             }
+        }
+        if !self.clearing.busy {
+            rest = rest.min(self.clearing.at);
         }
         if self.storage_trouble.is_some() {
             rest = rest.min(now.after(RETRY));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use domain::keep::{Cleared, Clearing};
 use domain::model::ReplicaName;
 use domain::replica::{
     Executed, FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, Trouble,
@@ -23,6 +24,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         &self,
         order: FetchOrder,
     ) -> impl Future<Output = Result<Vec<ResolvedImage>, RuntimeError>> + Send;
+
+    /// Removes images that nobody needs: by age, for want of room, or all of them where the order says so.
+    fn clear(&self, order: Clearing) -> impl Future<Output = Result<Cleared, RuntimeError>> + Send;
 
     /// Makes the records and root file systems of a replica's containers. Needs no network yet.
     fn create(&self, order: &ReplicaOrder)

@@ -30,6 +30,7 @@ mod process;
 mod registry;
 mod shared;
 mod signer;
+mod small_disk;
 mod sweep;
 mod wait;
 
@@ -52,4 +53,5 @@ pub use self::process::Process;
 pub use self::registry::Registry;
 pub use self::shared::{Shared, Stage};
 pub use self::signer::Signer;
+pub use self::small_disk::{Filler, SmallDisk};
 pub use self::wait::{LONG, SHORT, eventually, look_every, now, pause};

@@ -32,6 +32,17 @@ impl Backoff {
         self.retry_at = now.after(wait);
     }
 
+    /// The same, and tried again after no more than `most`: what is waited for may come at any time.
+    pub fn fail_within(&mut self, now: Moment, most: Duration) {
+        self.fail(now, now);
+        self.wait_at_most(now, most);
+    }
+
+    /// Waits no longer than this from now on.
+    pub fn wait_at_most(&mut self, now: Moment, most: Duration) {
+        self.retry_at = self.retry_at.min(now.after(most));
+    }
+
     /// The same with jitter: waits between half of it and the whole, as `seed` has it. For what many boards ask of one
     /// server, which comes back and is asked by all of them.
     pub fn fail_apart(&mut self, now: Moment, seed: u64) {
@@ -101,6 +112,19 @@ mod tests {
             }
         }
         assert!(quarters.iter().all(|boards| 60 < *boards), "{quarters:?}");
+    }
+
+    #[test]
+    fn what_may_come_at_any_time_is_waited_for_no_longer_than_told() {
+        let mut backoff = Backoff::default();
+        let mut now = at(1000);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            backoff.fail_within(now, Duration::from_secs(30));
+            waits.push(backoff.retry_at().since(now).as_secs());
+            now = backoff.retry_at();
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
     }
 
     #[test]

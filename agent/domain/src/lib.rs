@@ -19,6 +19,7 @@ pub mod event;
 pub mod explain;
 pub mod intake;
 pub mod ipam;
+pub mod keep;
 pub mod model;
 pub mod plan;
 pub mod ports;

@@ -68,7 +68,7 @@ reasons! {
     NothingWakes: "Once the app is at zero nothing brings it back: it has neither ingress nor a rule that could.", "Set scale.minReplicas to 1, or add ingress or a scale rule.";
     PlainMqtt: "The broker is reached without TLS beyond loopback.", "Use an mqtts:// URL.";
     // Waiting, or failing, on the way to running.
-    StorageFull: "The disk is too full to store this safely.", "Free space on the file system of state.dir.";
+    StorageFull: "The disk is too full to store this safely.", "Free space on the disk that the details name: that of state.dir, or of containerd. It is tried again by itself.";
     StorageFailed: "The state store could not be written.", "Look at the journal and the health of the disk.";
     ContainerdUnavailable: "containerd does not answer.", "Start it: systemctl start containerd.";
     ContainerdForbidden: "The socket of containerd cannot be opened for lack of rights.", "Run the agent as root.";
@@ -79,6 +79,7 @@ reasons! {
     ImagePlatformMismatch: "The image has no variant for this board's architecture.", "Build it for the platform that the details name.";
     ImageCorrupt: "The image's content does not match its digest.", "Pull or import it again.";
     ImageUntrusted: "Nobody whose key the board has vouches for the image.", "Sign it as docs/guide/images.md says, or correct [images.trust]; it is tried again by itself.";
+    ImageNoSpace: "The disk of containerd has no room for the image.", "Free space there; it is tried again by itself.";
     PullingImage: "The image is being fetched.", "Nothing to do.";
     CommandNotFound: "The command does not exist in the image.", "Check command and args against the image.";
     CommandNotExecutable: "The command in the image cannot be executed.", "Give it the executable bit, or a build for this architecture.";
@@ -152,6 +153,7 @@ reasons! {
     ReplicaStopped: "A replica was stopped.", "Nothing to do.";
     SentToZero: "A person sent the app to zero.", "Nothing to do: the next request brings it back.";
     ScaleTargetChanged: "A scale target was set or cleared.", "Nothing to do.";
+    ImagesRemoved: "Images that no app needs were removed from the board.", "Nothing to do; [images] says when they are.";
     SecretChanged: "The value of a secret was set or removed by a person.", "Have it read: skerry revision restart REVISION.";
     AgentStarted: "The agent started.", "Nothing to do.";
     StoreRebuilt: "The state store would not open and was rebuilt from its copy.", "Check the disk; the damaged store lies beside the new one.";

@@ -91,6 +91,7 @@ const CODES: &[(Reason, Code)] = &[
     (Reason::ImageNotFound, Code::NotFound),
     (Reason::OwnedByOtherSource, Code::FailedPrecondition),
     (Reason::GenerationConflict, Code::FailedPrecondition),
+    (Reason::ImageNoSpace, Code::ResourceExhausted),
     (Reason::StorageFull, Code::ResourceExhausted),
     (Reason::StorageFailed, Code::Internal),
     (Reason::ContainerdFailed, Code::Internal),

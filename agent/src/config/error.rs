@@ -54,6 +54,16 @@ pub enum ConfigError {
     /// None would fetch nothing, and many would only slow each other.
     #[error("images.max_concurrent_layers {0} is not between 1 and 16")]
     ConcurrentLayers(usize),
+    /// Room-making would never begin, or never end.
+    #[error(
+        "images.gc_high_percent {high} and images.gc_low_percent {low} are not from 1 to 99 with the low one below the high one"
+    )]
+    CollectPercents {
+        /// Where it begins.
+        high: u8,
+        /// Where it ends.
+        low: u8,
+    },
     /// It would fit nothing, or other images than it seems to.
     #[error(
         "images.trust {0:?} is neither \"*\" nor a registry with a path, such as \"registry.example/team\""
@@ -103,6 +113,7 @@ impl Hint for ConfigError {
             Self::HalfClientCertificate => Some("give both, or neither".to_owned()),
             Self::SmallPool(_) => Some("use a /16 such as 10.213.0.0/16".to_owned()),
             Self::RelativePath(_) => Some("write it from / on".to_owned()),
+            Self::CollectPercents { .. } => Some("the defaults are 85 and 75".to_owned()),
             Self::ConcurrentLayers(_) => Some("the default is 2".to_owned()),
             Self::TrustPrefix(_) | Self::TrustKeys(_) => {
                 Some("docs/guide/images.md shows how entries of [images.trust] look".to_owned())

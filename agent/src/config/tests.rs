@@ -97,6 +97,12 @@ fn values_are_checked() {
         hint: the default is 2"#]],
     );
     refused(
+        "[images]\ngc_low_percent = 85",
+        &expect![[r#"
+        error: images.gc_high_percent 85 and images.gc_low_percent 85 are not from 1 to 99 with the low one below the high one
+        hint: the defaults are 85 and 75"#]],
+    );
+    refused(
         "[network]\nallow_host = [\"1883\"]",
         &expect![[r#"
         error: agent.toml:2: "1883" is not a service such as "tcp/1883" or "udp/123""#]],

@@ -133,10 +133,15 @@ fn unreachable_socket(socket: &Path, error: &(dyn std::error::Error + 'static)) 
     }
 }
 
+/// The disk has no room: of containerd, or of what it runs.
+pub fn is_full(status: &Status) -> bool {
+    status.message().contains("no space left on device")
+}
+
 /// What a refused call means: containerd is away, or this one thing cannot be done.
 pub fn failed(doing: &str, status: &Status) -> RuntimeError {
     let details = format!("cannot {doing}: {}", status.message());
-    if status.message().contains("no space left on device") {
+    if is_full(status) {
         return RuntimeError::Failed(Trouble { reason: Reason::StorageFull, details });
     }
     match status.code() {

@@ -4,7 +4,7 @@ use containerd_client::tonic::{Code, Status};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 
-use super::connection::failed;
+use super::connection::{failed, is_full};
 use crate::runtime::RuntimeError;
 
 /// The meaning of a refused `Create` or `Start` of a process.
@@ -14,6 +14,9 @@ pub(super) fn start_failure(container: &str, status: &Status) -> RuntimeError {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::PermissionDenied
     ) {
         return failed("start a container", status);
+    }
+    if is_full(status) {
+        return failed(&format!("start container {container:?}"), status);
     }
     let trouble = start_trouble(container, status.message());
     RuntimeError::Failed(trouble)

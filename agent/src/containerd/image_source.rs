@@ -1,5 +1,6 @@
 //! What making a container needs of images. Another module fetches and unpacks them.
 
+use domain::keep::{Cleared, Clearing};
 use domain::replica::{RegistryLogin, ResolvedImage};
 
 use super::images::Images;
@@ -21,6 +22,9 @@ pub trait ImageSource: Clone + Send + Sync + 'static {
         &self,
         image: &ResolvedImage,
     ) -> impl Future<Output = Result<ImageConfig, RuntimeError>> + Send;
+
+    /// Removes images that nobody needs, as far as the order goes.
+    fn clear(&self, order: Clearing) -> impl Future<Output = Result<Cleared, RuntimeError>> + Send;
 }
 
 impl ImageSource for Images {
@@ -34,5 +38,9 @@ impl ImageSource for Images {
 
     async fn config(&self, image: &ResolvedImage) -> Result<ImageConfig, RuntimeError> {
         self.config(image).await
+    }
+
+    async fn clear(&self, order: Clearing) -> Result<Cleared, RuntimeError> {
+        self.clear(order).await
     }
 }

@@ -58,6 +58,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::keep::{Cleared, Clearing};
 use domain::model::ReplicaName;
 use domain::replica::{
     FetchOrder, Listener, ObservedReplica, ReplicaOrder, ResolvedImage, Survey, last_words,
@@ -239,6 +240,10 @@ impl<I: ImageSource> Runtime for Containerd<I> {
             resolved.push(self.images.ensure(reference, &order.logins).await?);
         }
         Ok(resolved)
+    }
+
+    async fn clear(&self, order: Clearing) -> Result<Cleared, RuntimeError> {
+        self.images.clear(order).await
     }
 
     async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {

@@ -49,6 +49,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let survey = result.map_err(|error| error.trouble());
                 self.memory.surveyed(app, survey, self.clock.now());
             }
+            Outcome::Cleared(result) => self.images_cleared(result),
             Outcome::Listens(replica, listeners) => self.listens(replica, listeners),
             Outcome::GivenUp => (),
         }
@@ -171,6 +172,9 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                     && let Some(found) = record.revision(&revision)
                 {
                     self.memory.fetch_went_on(&revision, found.template.images());
+                }
+                if trouble.reason == Reason::ImageNoSpace {
+                    self.make_room(now);
                 }
                 self.memory.fetch_failed(revision, trouble, now);
                 return;

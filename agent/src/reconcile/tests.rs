@@ -1,5 +1,6 @@
 //! The loop against ports made of maps: what it does with documents, crashes, outages and reboots.
 
+mod clearing;
 mod draining;
 mod environments;
 mod fit;

@@ -19,6 +19,7 @@ impl Moment {
     }
 }
 
-/// Seconds and nanoseconds since 1970, for people, and for windows: nothing else is decided by it, for it may jump.
+/// Seconds and nanoseconds since 1970, for people, for windows and for the age of images: nothing else is decided by it, for
+/// it may jump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct WallTime(pub Duration);

@@ -5,6 +5,7 @@ mod restarts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::figures::Figures;
 use super::scaling::Scaled;
@@ -200,8 +201,12 @@ impl Memory {
 
     /// The images of a revision could not be fetched.
     pub fn fetch_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
+        let most = most_wait(&trouble);
         let seed = self.seed.wrapping_add(seed_of(&revision));
-        fail(&mut self.fetches, revision, trouble, now, |backoff| backoff.fail_apart(now, seed));
+        fail(&mut self.fetches, revision, trouble, now, |backoff| {
+            backoff.fail_apart(now, seed);
+            backoff.wait_at_most(now, most);
+        });
     }
 
     /// Takes note of how far pulls have come.
@@ -246,6 +251,11 @@ impl Memory {
         self.fetches.clear();
     }
 
+    /// Images were removed: what had no room may be tried again at once.
+    pub fn room_came(&mut self) {
+        self.fetches.retain(|_, failure| failure.trouble.reason != Reason::ImageNoSpace);
+    }
+
     /// The document behind a revision changed, its secrets perhaps: what failed may be tried again at once.
     pub fn desired_changed(&mut self, revision: &RevisionName) {
         self.fetches.remove(revision);
@@ -254,7 +264,8 @@ impl Memory {
 
     /// A replica of a revision could not be started.
     pub fn start_failed(&mut self, revision: RevisionName, trouble: Trouble, now: Moment) {
-        fail(&mut self.starts, revision, trouble, now, |backoff| backoff.fail(now, now));
+        let most = most_wait(&trouble);
+        fail(&mut self.starts, revision, trouble, now, |backoff| backoff.fail_within(now, most));
     }
 
     /// A replica was started.
@@ -357,6 +368,13 @@ impl Memory {
     }
 }
 
+/// A full disk has room from one moment to the next, and nobody tells.
+fn most_wait(trouble: &Trouble) -> Duration {
+    const FOR_ROOM: Duration = Duration::from_secs(30);
+    let of_room = [Reason::ImageNoSpace, Reason::StorageFull].contains(&trouble.reason);
+    if of_room { FOR_ROOM } else { Duration::MAX }
+}
+
 fn fail(
     failures: &mut BTreeMap<RevisionName, Failure>,
     revision: RevisionName,
@@ -384,8 +402,6 @@ fn seed_of(revision: &RevisionName) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::reason::Reason;
 

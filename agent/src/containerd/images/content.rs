@@ -20,6 +20,8 @@ use crate::runtime::RuntimeError;
 
 /// Bytes that go to containerd at once: one answer for each, so smaller ones cost time and larger ones memory.
 const PIECE: usize = 128 << 10;
+/// What the names of layers on their way from a registry begin with.
+pub(super) const PULL: &str = "skerry-pull-";
 /// For one answer while a blob is written. The last comes after the whole blob is on the disk.
 const ANSWER: Duration = Duration::from_mins(5);
 
@@ -125,6 +127,20 @@ impl Content {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("look for unfinished content", &status)),
         }
+    }
+
+    /// Bytes of a layer that are still to come.
+    pub(super) async fn lacking(&self, layer: &Descriptor) -> Result<u64, RuntimeError> {
+        let digest = layer.digest.to_string();
+        let request = self.0.request(services::InfoRequest { digest });
+        match self.0.client().await?.content().info(request).await {
+            Ok(_) => return Ok(0),
+            Err(status) if status.code() == Code::NotFound => (),
+            Err(status) => return Err(failed("look for content", &status)),
+        }
+        let left = self.left(&ingest_of(layer)).await?;
+        let came = left.map_or(0, |(came, _)| came);
+        Ok(if came <= layer.size { layer.size - came } else { layer.size })
     }
 
     /// Throws away what an earlier try left under this name.
@@ -328,6 +344,11 @@ impl Ingest {
     fn corrupt(&self, why: &str) -> RuntimeError {
         trouble(Reason::ImageCorrupt, format!("{} {why}", self.digest))
     }
+}
+
+/// The name that a layer has on its way from a registry.
+pub(super) fn ingest_of(layer: &Descriptor) -> String {
+    format!("{PULL}{}", layer.digest)
 }
 
 fn late() -> RuntimeError {

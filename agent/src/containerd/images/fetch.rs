@@ -15,7 +15,7 @@ use domain::reason::Reason;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::content::{Blob, Content, Ingest};
+use super::content::{Blob, Content, Ingest, ingest_of};
 use super::manifest::Descriptor;
 use super::progress::Advance;
 use super::registry::{Refusal, Registry};
@@ -114,7 +114,7 @@ impl Fetch<'_> {
     /// None if the layer is there. What an earlier try left and cannot be gone on with is thrown away: containerd would
     /// begin anew in the same file and leave the end of the old one standing.
     async fn open(&self) -> Result<Option<Box<Ingest>>, RuntimeError> {
-        let name = format!("skerry-pull-{}", self.layer.digest);
+        let name = ingest_of(self.layer);
         let size = self.layer.size;
         if let Some((came, total)) = self.content.left(&name).await?
             && (size < came || total != size)

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use domain::model::Digest;
 use tracing::info;
@@ -15,6 +16,7 @@ use super::content::{Blob, Content};
 use super::leases::{discard, give_back};
 use super::parcel::{ArchiveReader, Parcel, blocking};
 use super::records::{self, ARCHIVE, IMPORTED};
+use super::space::no_space;
 use super::{Images, Labels};
 use crate::containerd::connection::Connection;
 use crate::runtime::RuntimeError;
@@ -38,7 +40,7 @@ impl Images {
     pub async fn import(&self, path: &Path) -> Result<Vec<ImportedImage>, RuntimeError> {
         let file = path.to_owned();
         let stamp = blocking(path, move || stamp(&file)).await?;
-        self.import_stamped(path, &stamp).await
+        self.import_stamped(path, &stamp).await.map_err(no_space)
     }
 
     /// Imports the archives of a folder in the order of their names. Those that are here unchanged cost a look each.
@@ -74,7 +76,15 @@ impl Images {
                 unchanged: true,
             })
             .collect();
-        if unchanged.is_empty() { self.import_stamped(path, &stamp).await } else { Ok(unchanged) }
+        let images = if unchanged.is_empty() {
+            self.import_stamped(path, &stamp).await.map_err(no_space)?
+        } else {
+            unchanged
+        };
+        let mut preloads = self.preloads.lock().unwrap_or_else(PoisonError::into_inner);
+        preloads.extend(images.iter().map(|image| image.digest));
+        drop(preloads);
+        Ok(images)
     }
 
     async fn import_stamped(

@@ -8,10 +8,13 @@
 //! ```
 //!
 //! The root digest (of an index, or of a lone manifest) stands for the image. Each is recorded twice: under its name,
-//! and under `repository@digest`, so that a revision keeps its bits when the tag moves on. Nothing is deleted here.
+//! and under `repository@digest`, so that a revision keeps its bits when the tag moves on. What nobody needs any more goes
+//! by `clear`.
 
 mod archive;
+mod clear;
 mod content;
+mod disk;
 mod fetch;
 mod import;
 mod leases;
@@ -24,14 +27,15 @@ mod pull;
 mod records;
 mod registry;
 mod signature;
+mod space;
 #[cfg(test)]
 mod tests;
 mod throttle;
 mod trust;
 mod unpack;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use domain::model::Digest;
 use domain::reason::Reason;
@@ -39,7 +43,9 @@ use domain::replica::{Pulls, RegistryLogin, ResolvedImage, Trouble};
 use tokio::sync::watch;
 use tracing::debug;
 
+use self::clear::Asked;
 use self::content::Content;
+use self::disk::Roots;
 use self::leases::give_back;
 use self::manifest::{Descriptor, Selected};
 use self::name::{ImageName, InvalidImageName, Version};
@@ -47,6 +53,7 @@ use self::platform::Board;
 use self::progress::Progress;
 use self::records::Record;
 use self::registry::Refusal;
+use self::space::{Shortages, no_space};
 use self::throttle::Throttle;
 use self::unpack::Snapshots;
 use super::connection::Connection;
@@ -111,6 +118,13 @@ pub struct Images {
     preloading: watch::Sender<bool>,
     misfits: Arc<Mutex<VecDeque<Trouble>>>,
     taken: Arc<leases::Taken>,
+    asked: Arc<tokio::sync::Mutex<Asked>>,
+    /// What the archives on the board gave.
+    preloads: Arc<Mutex<BTreeSet<Digest>>>,
+    roots: Arc<OnceLock<Roots>>,
+    shortages: Arc<Mutex<Shortages>>,
+    /// What names stood for when they were last asked for in this run.
+    begun: Arc<Mutex<BTreeMap<String, Digest>>>,
     throttle: Arc<Throttle>,
     progress: Arc<Progress>,
 }
@@ -124,6 +138,7 @@ struct Turns {
     pull: tokio::sync::Mutex<()>,
     import: tokio::sync::Mutex<()>,
     unpack: tokio::sync::Mutex<()>,
+    clear: tokio::sync::Mutex<()>,
 }
 
 impl Images {
@@ -146,6 +161,11 @@ impl Images {
             preloading: watch::Sender::new(false),
             misfits: Arc::default(),
             taken: Arc::default(),
+            asked: Arc::default(),
+            preloads: Arc::default(),
+            roots: Arc::default(),
+            shortages: Arc::default(),
+            begun: Arc::default(),
             progress: Arc::default(),
         }
     }
@@ -160,8 +180,17 @@ impl Images {
         reference: &str,
         logins: &[RegistryLogin],
     ) -> Result<ResolvedImage, RuntimeError> {
+        self.ensure_local(reference, logins).await.map_err(no_space)
+    }
+
+    async fn ensure_local(
+        &self,
+        reference: &str,
+        logins: &[RegistryLogin],
+    ) -> Result<ResolvedImage, RuntimeError> {
         let invalid = |error: InvalidImageName| trouble(Reason::InvalidValue, error.to_string());
         let name: ImageName = reference.parse().map_err(invalid)?;
+        self.ask_for(name.to_string()).await;
         let mut local = self.local(&name).await?;
         if local.is_none() && *self.preloading.borrow() {
             // It may be about to come from an archive: that is no reason to ask a registry that may be out of reach.
@@ -246,8 +275,20 @@ impl Images {
     /// Forgets what is known of an image. For a caller that was refused its chain as a parent: asked again, `config`
     /// looks, and unpacks the image once more if its snapshot has gone.
     pub fn forget(&self, image: &ResolvedImage) {
+        self.forget_digest(image.digest);
+    }
+
+    fn forget_digest(&self, root: Digest) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|(digest, _)| *digest != image.digest);
+        known.retain(|(digest, _)| *digest != root);
+    }
+
+    fn shortages(&self) -> MutexGuard<'_, Shortages> {
+        self.shortages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn preloads(&self) -> BTreeSet<Digest> {
+        self.preloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How far pulls have come, for whoever looks on.
@@ -352,6 +393,7 @@ impl Images {
         }
         self.unpack(leased, image).await?;
         let root = image.root();
+        let _asked = self.asked.lock().await;
         for (name, labels) in
             [(name.pinned(root.digest), labels.pinned), (name.clone(), labels.named)]
         {

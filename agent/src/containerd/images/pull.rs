@@ -30,10 +30,13 @@ impl Images {
         local: Option<&Record>,
         logins: &[RegistryLogin],
     ) -> Result<Result<Digest, Refusal>, RuntimeError> {
+        self.recall_shortage(name)?;
         let (mut registry, digest) = match self.resolve(name, logins).await {
             Ok(found) => found,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        self.ask_for(digest.to_string()).await;
+        self.begin(name, digest);
         let fetched = async {
             let vouched = self.vouch(name, &mut registry, digest, local).await?;
             if let Some(local) = local.filter(|local| local.target.digest == digest)
@@ -88,6 +91,7 @@ impl Images {
         let _turn = self.turns.pull.lock().await;
         let root = Descriptor::plain("", digest, 0);
         let image = Selected::find(&self.board, &name.to_string(), root, registry).await?;
+        self.check_room(name, &image, registry).await?;
         let leased = self.lease("pull", digest).await?;
         let layers = distinct(&image.manifest.layers);
         let advance = self.progress.begin(reference, &layers);

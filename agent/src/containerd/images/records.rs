@@ -15,6 +15,9 @@ pub(super) const IMPORTED: &str = "skerry.io/imported";
 /// On an image that came from an archive: the stamp of the file.
 pub(super) const ARCHIVE: &str = "skerry.io/archive";
 
+/// On an image that nobody needs: since when, as RFC 3339.
+pub(super) const UNNEEDED: &str = "skerry.io/unneeded-since";
+
 /// On an image that somebody vouches for: the fingerprint of the key, and the digest.
 pub(super) const SIGNED_BY: &str = "skerry.io/signed-by";
 
@@ -91,4 +94,23 @@ pub(super) async fn put(connection: &Connection, record: Record) -> Result<(), R
     let update = services::UpdateImageRequest { image, update_mask, source_date_epoch: None };
     let answer = client.update(connection.request(update)).await;
     answer.map(drop).map_err(|status| failed("record an image", &status))
+}
+
+/// Sets one label of a record, or with an empty value removes it. A record that is gone needs none.
+pub(super) async fn label(
+    connection: &Connection,
+    name: String,
+    key: &str,
+    value: String,
+) -> Result<(), RuntimeError> {
+    let labels = [(key.to_owned(), value)].into_iter().collect();
+    let image = Some(services::Image { name, labels, ..services::Image::default() });
+    let paths = vec![format!("labels.{key}")];
+    let update_mask = Some(prost_types::FieldMask { paths });
+    let update = services::UpdateImageRequest { image, update_mask, source_date_epoch: None };
+    match connection.client().await?.images().update(connection.request(update)).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        Err(status) => Err(failed("label an image", &status)),
+    }
 }

@@ -191,6 +191,35 @@ impl Registry {
         Ok(Pieces { stream: stream.stream, skip, host: self.said("") })
     }
 
+    /// What a layer takes unpacked, as the end of a gzip file says; none where it is packed otherwise, or not told.
+    pub(super) async fn unpacked_size(&self, layer: &Descriptor) -> Option<u64> {
+        /// The last bytes of a gzip file: its length before packing, of which it has the lower half.
+        const TAIL: u64 = 4;
+        if !layer.media_type.contains("gzip") || u64::from(u32::MAX) < layer.size {
+            return None;
+        }
+        let (text, offset) = (layer.digest.to_string(), layer.size.checked_sub(TAIL)?);
+        let asked = self.client.pull_blob_stream_partial(
+            &self.reference,
+            text.as_str(),
+            offset,
+            Some(TAIL),
+        );
+        let Ok(Ok(BlobResponse::Partial(mut stream))) = timeout(READ, asked).await else {
+            return None;
+        };
+        let mut tail = Vec::new();
+        while let Ok(Some(Ok(piece))) = timeout(READ, stream.stream.next()).await {
+            tail.extend_from_slice(&piece);
+            if TAIL < tail.len() as u64 {
+                return None;
+            }
+        }
+        let size = u64::from(u32::from_le_bytes(tail.try_into().ok()?));
+        // A smaller one says no more than that it is beyond what four bytes can count.
+        (layer.size / 2 <= size).then_some(size)
+    }
+
     fn said(&self, what: &str) -> String {
         format!("{}: {what}", self.reference.resolve_registry())
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domain::keep::{Cleared, Clearing, Removed};
 use domain::model::{AppName, EnvironmentName, ReplicaName};
 use domain::plan::Settings;
 use domain::probe::{Health, HealthReport};
@@ -67,6 +68,12 @@ pub(super) struct World {
     pub(super) endless: BTreeSet<String>,
     /// Whoever is to be paused never quite stands still.
     pub(super) restless: bool,
+    /// Why no image can be fetched.
+    pub(super) fetch_trouble: Option<Trouble>,
+    /// What was ordered to be cleared.
+    pub(super) clearings: Vec<Clearing>,
+    /// Images that go at the next clearing.
+    pub(super) unneeded: Vec<Removed>,
     pub(super) image_warning: Option<String>,
     pub(super) store_trouble: Option<Trouble>,
     /// No volume can be made.
@@ -171,6 +178,9 @@ impl Runtime for Shared {
 
     async fn fetch(&self, order: FetchOrder) -> Result<Vec<ResolvedImage>, RuntimeError> {
         self.reach().await?;
+        if let Some(trouble) = self.lock().fetch_trouble.clone() {
+            return Err(RuntimeError::Failed(trouble));
+        }
         let resolve = |reference: String| {
             if self.lock().missing_images.contains(&reference) {
                 let details = format!("{reference} is not there");
@@ -184,6 +194,13 @@ impl Runtime for Shared {
             Ok(ResolvedImage { name: reference.clone(), reference, digest, warning })
         };
         order.images.into_iter().map(resolve).collect()
+    }
+
+    async fn clear(&self, order: Clearing) -> Result<Cleared, RuntimeError> {
+        self.reach().await?;
+        let mut world = self.lock();
+        world.clearings.push(order);
+        Ok(Cleared { removed: std::mem::take(&mut world.unneeded), freed: 5 << 20 })
     }
 
     async fn create(&self, order: &ReplicaOrder) -> Result<(), RuntimeError> {

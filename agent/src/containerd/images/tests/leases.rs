@@ -1,10 +1,12 @@
 //! What an agent that was killed left of its leases.
 
 use containerd_client::services::v1::ListRequest;
+use domain::keep::Needs;
 use serde_json::json;
 
 use super::fixture::{Sample, archive, images};
 use crate::containerd::connection::Connection;
+use crate::containerd::images::content::{Blob, Content, ingest_of};
 use crate::containerd::testing::PrivateContainerd;
 
 /// A date that no lease of the test comes to.
@@ -47,4 +49,39 @@ async fn a_lease_whose_image_is_recorded_is_ended_and_that_of_unfinished_work_st
     connection.leased(&left[0], FAR.to_owned()).await.unwrap();
     next_run.end_finished_leases().await.unwrap();
     assert!(leases(&connection).await.contains(&left[0]));
+}
+
+#[tokio::test]
+async fn a_pull_that_stopped_half_way_is_given_up_once_it_is_sure_that_nobody_waits_for_it() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let connection = containerd.connection();
+    let sample = Sample::here("half");
+    let (layer, bytes) = &sample.blobs[0];
+    let lease = format!("skerry-pull-{}", sample.root.digest.hex());
+    let leased = connection.leased(&lease, FAR.to_owned()).await.unwrap();
+    let content = Content(leased);
+    let Blob::Missing(mut ingest) = content.open(&ingest_of(layer), layer).await.unwrap() else {
+        panic!("it is not there yet")
+    };
+    ingest.write(&bytes[..300_000]).await.unwrap();
+    ingest.keep().await;
+    assert!(content.left(&ingest_of(layer)).await.unwrap().is_some());
+
+    let images = images(&containerd, &[]);
+    let name = "registry.example/a/half:1";
+    let needs = |references: &[&str]| Needs {
+        references: references.iter().map(ToString::to_string).collect(),
+        ..Needs::default()
+    };
+    // It may be that of the image that is waited for: nobody has asked what that one is.
+    assert!(!images.end_useless_pulls(&needs(&[name])).await.unwrap());
+    // It is that one.
+    images.begin(&name.parse().unwrap(), sample.root.digest);
+    assert!(!images.end_useless_pulls(&needs(&[name])).await.unwrap());
+    assert_eq!(leases(&connection).await, [lease]);
+    // That image is another one by now.
+    images.begin(&name.parse().unwrap(), layer.digest);
+    assert!(images.end_useless_pulls(&needs(&[name])).await.unwrap());
+    assert_eq!(leases(&connection).await, [""; 0]);
+    assert_eq!(content.left(&ingest_of(layer)).await.unwrap(), None, "what came of it is gone");
 }
