@@ -127,6 +127,11 @@ pub enum Request {
     },
     /// Images were imported: what waits for one need not wait out its back-off.
     ImagesChanged,
+    /// Images were found cut by a power cut, and put in order: in words, one each.
+    ImagesRepaired {
+        /// Name and damage of each.
+        images: Vec<String>,
+    },
     /// The broker has acknowledged these events: they leave the outbox.
     Delivered {
         /// Their numbers.
@@ -150,6 +155,7 @@ impl fmt::Debug for Request {
             Self::Secrets { .. } => "Secrets",
             Self::Connecting { .. } => "Connecting",
             Self::ImagesChanged => "ImagesChanged",
+            Self::ImagesRepaired { .. } => "ImagesRepaired",
             Self::Delivered { .. } => "Delivered",
         })
     }
