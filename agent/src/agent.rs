@@ -167,7 +167,8 @@ fn containerd(
     let part = &config.containerd;
     let connection = Connection::new(part.address.clone(), part.namespace.clone());
     let images =
-        Images::new(connection.clone(), part.snapshotter.clone(), config.images.clone(), clock);
+        Images::new(connection.clone(), part.snapshotter.clone(), config.images.clone(), clock)
+            .marked(config.state.dir.join("unpacking"), boot_id());
     let settings = containerd::Settings {
         namespace: part.namespace.clone(),
         snapshotter: part.snapshotter.clone(),
@@ -255,7 +256,7 @@ async fn serve(
     let preload = preload::run(preload_dir, images.clone(), connection, inbox.clone());
     tasks.spawn_short(info_span!("preload"), preload);
     let about = about(config, public_key);
-    spawn_api(&tasks, config, socket, images, &inbox, &published, &wires, clock, about);
+    spawn_api(&tasks, config, socket, images.clone(), &inbox, &published, &wires, clock, about);
     watch_dir_of(&tasks, config, &inbox, &published);
 
     let mut signals = Signals::new()?;
@@ -268,6 +269,7 @@ async fn serve(
     manager.tell("STOPPING=1");
     info!("skerry stops; the apps run on");
     tasks.shut_down(SHUTDOWN_GRACE).await;
+    images.end_well();
     if failed { Err(AgentError::TaskEnded) } else { Ok(()) }
 }
 

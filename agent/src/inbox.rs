@@ -132,6 +132,11 @@ pub enum Request {
     },
     /// Images were imported: what waits for one need not wait out its back-off.
     ImagesChanged,
+    /// Images were found cut by a power cut, and put in order: in words, one each.
+    ImagesRepaired {
+        /// Name and damage of each.
+        images: Vec<String>,
+    },
     /// The broker has acknowledged these events: they leave the outbox.
     Delivered {
         /// Their numbers.
@@ -156,6 +161,7 @@ impl fmt::Debug for Request {
             Self::Connecting { .. } => "Connecting",
             Self::Round { .. } => "Round",
             Self::ImagesChanged => "ImagesChanged",
+            Self::ImagesRepaired { .. } => "ImagesRepaired",
             Self::Delivered { .. } => "Delivered",
         })
     }

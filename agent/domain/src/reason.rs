@@ -69,7 +69,7 @@ reasons! {
     PlainMqtt: "The broker is reached without TLS beyond loopback.", "Use an mqtts:// URL.";
     // Waiting, or failing, on the way to running.
     StorageFull: "The disk is too full to store this safely.", "Free space on the disk that the details name: that of state.dir, or of containerd. It is tried again by itself.";
-    StorageFailed: "The state store could not be written.", "Look at the journal and the health of the disk.";
+    StorageFailed: "What has to last could not be written to the disk.", "Look at the journal and the health of the disk.";
     ContainerdUnavailable: "containerd does not answer.", "Start it: systemctl start containerd.";
     ContainerdForbidden: "The socket of containerd cannot be opened for lack of rights.", "Run the agent as root.";
     ContainerdFailed: "containerd refused an operation.", "Read the details; the journal of containerd has more.";
@@ -157,6 +157,7 @@ reasons! {
     SecretChanged: "The value of a secret was set or removed by a person.", "Have it read: skerry revision restart REVISION.";
     AgentStarted: "The agent started.", "Nothing to do.";
     StoreRebuilt: "The state store would not open and was rebuilt from its copy.", "Check the disk; the damaged store lies beside the new one.";
+    ImageRepaired: "A power cut had cut an image; what of it was not whole is made anew.", "Nothing to do; if it happens without power cuts, check the disk.";
     EventsDropped: "Events were dropped because the outbox was full.", "Nothing to do.";
 }
 

@@ -1,5 +1,5 @@
 //! Images that were flashed with the board: imported at start, whenever containerd comes. Before, what an earlier run
-//! left of its imports is put in order.
+//! left of its imports is put in order, and what a power cut may have cut.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +11,10 @@ use crate::containerd::connection::Connection;
 use crate::containerd::images::Images;
 use crate::inbox::{Inbox, Request};
 use crate::report::Chain;
+use crate::runtime::RuntimeError;
+
+/// Looks at a containerd that answers its socket and nothing else yet. Whoever uses an image afterwards looks by himself.
+const LOOKS: usize = 30;
 
 /// Between two looks for a containerd that has not come yet.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,9 +38,11 @@ pub(super) async fn run(
     while connection.client().await.is_err() {
         time::sleep(PATIENCE).await;
     }
+    look_over(&images).await;
     if let Err(error) = images.end_finished_leases().await {
         warn!(error = %Chain(&error), "leases of an earlier run, if any, end by themselves");
     }
+    tell_repaired(&images, &inbox).await;
     let Some(dir) = dir else { return };
     let mut news = false;
     for (path, result) in images.preload(&dir).await {
@@ -50,8 +56,33 @@ pub(super) async fn run(
             Err(error) => warn!(path = %path.display(), error = %Chain(&error), "cannot preload"),
         }
     }
+    tell_repaired(&images, &inbox).await;
     if news {
         // A loop that has ended needs no news.
         let _ = inbox.send(Request::ImagesChanged).await;
+    }
+}
+
+/// Looks over what a power cut may have cut.
+async fn look_over(images: &Images) {
+    for _ in 0..LOOKS {
+        match images.look_over().await {
+            Ok(()) => return,
+            Err(RuntimeError::Unavailable(_)) => time::sleep(PATIENCE).await,
+            Err(error) => {
+                warn!(error = %Chain(&error), "images are looked over when they are used");
+                return;
+            }
+        }
+    }
+}
+
+/// Tells the loop what was found cut, also by those who looked by themselves.
+async fn tell_repaired(images: &Images, inbox: &Inbox) {
+    let repaired = images.repaired().into_iter();
+    let images: Vec<String> = repaired.map(|one| format!("{}: {}", one.name, one.damage)).collect();
+    if !images.is_empty() {
+        // A loop that has ended needs no news.
+        let _ = inbox.send(Request::ImagesRepaired { images }).await;
     }
 }

@@ -100,7 +100,7 @@ impl FakeAgent {
 async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<String>>) {
     while let Some(request) = requests.recv().await {
         match request {
-            Request::Round { .. } | Request::ImagesChanged => (),
+            Request::Round { .. } | Request::ImagesChanged | Request::ImagesRepaired { .. } => (),
             Request::Document { source, subject, payload, force, reply } => {
                 let text = String::from_utf8_lossy(&payload).into_owned();
                 let line = format!("document {source:?} {subject:?} {text:?} force={force}");

@@ -72,6 +72,12 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             Request::Delivered { events } => self.delivered(events).await,
             Request::Round { reply } => self.awaited.push(reply),
             Request::ImagesChanged => self.memory.images_changed(),
+            Request::ImagesRepaired { images } => {
+                for words in images {
+                    self.emit(Reason::ImageRepaired, None, None, None, words);
+                }
+                self.memory.images_changed();
+            }
         }
     }
 

@@ -89,7 +89,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
     let mut passing = true;
     while let Some(request) = requests.recv().await {
         match request {
-            Request::Round { .. } | Request::ImagesChanged => (),
+            Request::Round { .. } | Request::ImagesChanged | Request::ImagesRepaired { .. } => (),
             Request::Document { source, payload, reply, force, .. } => {
                 assert_eq!((source, force), (Source::File, false));
                 let text = String::from_utf8_lossy(&payload).into_owned();

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use containerd_client::services::v1 as services;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
 use containerd_client::tonic::{Code, Status, Streaming};
 use domain::model::Digest;
 use domain::reason::Reason;
 use futures_util::stream;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
@@ -31,6 +33,17 @@ const CLOSE: Duration = Duration::from_secs(10);
 /// The content store, as one lease (or none) sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Content(pub(super) Connection);
+
+/// What a blob turned out to be when all of it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scanned {
+    /// It is not listed.
+    Absent,
+    /// Its bytes are those that its digest stands for.
+    Whole,
+    /// They are others, or it is listed and cannot be read.
+    Damaged,
+}
 
 /// A blob that is to be written.
 #[derive(Debug)]
@@ -65,6 +78,61 @@ impl Content {
                 let details = format!("{digest} is larger than {MAX_DOCUMENT} bytes");
                 return Err(trouble(Reason::ImageCorrupt, details));
             }
+        }
+    }
+
+    /// Reads the whole of a blob for its digest, and passes it on to whoever wants it too.
+    pub(super) async fn scan(
+        &self,
+        digest: &Digest,
+        mut onlooker: Option<mpsc::Sender<Bytes>>,
+    ) -> Result<Scanned, RuntimeError> {
+        let request = services::InfoRequest { digest: digest.to_string() };
+        match self.0.client().await?.content().info(self.0.request(request)).await {
+            Ok(_) => (),
+            Err(status) if status.code() == Code::NotFound => return Ok(Scanned::Absent),
+            Err(status) => return Err(failed("look for content", &status)),
+        }
+        let request =
+            services::ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
+        let damaged = |status: &Status| match failed("read content", status) {
+            error @ (RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_)) => Err(error),
+            RuntimeError::Failed(trouble) => {
+                debug!(%digest, trouble.details, "a blob cannot be read");
+                Ok(Scanned::Damaged)
+            }
+        };
+        let mut pieces = match self.0.client().await?.content().read(self.0.endless(request)).await
+        {
+            Ok(pieces) => pieces.into_inner(),
+            Err(status) => return damaged(&status),
+        };
+        let mut sum = Sha256::new();
+        loop {
+            match timeout(ANSWER, pieces.message()).await.map_err(|_| late())? {
+                Ok(Some(piece)) => {
+                    sum.update(&piece.data);
+                    if let Some(to) = &onlooker
+                        && to.send(piece.data.into()).await.is_err()
+                    {
+                        onlooker = None;
+                    }
+                }
+                Ok(None) => break,
+                Err(status) => return damaged(&status),
+            }
+        }
+        let same = hex::encode(sum.finalize()) == digest.hex();
+        Ok(if same { Scanned::Whole } else { Scanned::Damaged })
+    }
+
+    /// Strikes a blob off the list. From the disk it goes with the next collection.
+    pub(super) async fn remove(&self, digest: &Digest) -> Result<(), RuntimeError> {
+        let request = services::DeleteContentRequest { digest: digest.to_string() };
+        match self.0.client().await?.content().delete(self.0.request(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(failed("remove content", &status)),
         }
     }
 
@@ -161,6 +229,8 @@ impl Content {
         labels: BTreeMap<String, String>,
     ) -> Result<(), RuntimeError> {
         let name = format!("skerry-document-{}", blob.digest);
+        // What a power cut left of one has the right length and the wrong bytes.
+        self.clear(&name).await?;
         if let Blob::Missing(mut ingest) = self.open(&name, blob).await? {
             match ingest.write_rest(bytes, labels.clone()).await {
                 Ok(Committed::Now) => return Ok(()),

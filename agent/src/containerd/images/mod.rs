@@ -13,12 +13,15 @@
 
 mod archive;
 mod clear;
+mod compare;
 mod content;
 mod disk;
 mod fetch;
+mod flush;
 mod import;
 mod leases;
 mod manifest;
+mod marks;
 mod name;
 mod parcel;
 mod platform;
@@ -27,14 +30,17 @@ mod pull;
 mod records;
 mod registry;
 mod signature;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
 mod throttle;
 mod trust;
 mod unpack;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use domain::model::Digest;
@@ -46,8 +52,10 @@ use tracing::debug;
 use self::clear::Asked;
 use self::content::Content;
 use self::disk::Roots;
+use self::flush::{Volume, content_root};
 use self::leases::give_back;
 use self::manifest::{Descriptor, Selected};
+use self::marks::Marks;
 use self::name::{ImageName, InvalidImageName, Version};
 use self::platform::Board;
 use self::progress::Progress;
@@ -62,6 +70,7 @@ use crate::config;
 use crate::runtime::RuntimeError;
 
 pub use self::import::ImportedImage;
+pub use self::verify::RepairedImage;
 
 /// Whether a file's text holds a public key that signatures of images can be judged by.
 pub fn is_public_key(text: &str) -> bool {
@@ -127,6 +136,8 @@ pub struct Images {
     begun: Arc<Mutex<BTreeMap<String, Digest>>>,
     throttle: Arc<Throttle>,
     progress: Arc<Progress>,
+    marks: Arc<Marks>,
+    repaired: Arc<Mutex<Vec<RepairedImage>>>,
 }
 
 /// Archives for other kinds of boards that are remembered, so that an app that wants one can be told.
@@ -139,6 +150,7 @@ struct Turns {
     import: tokio::sync::Mutex<()>,
     unpack: tokio::sync::Mutex<()>,
     clear: tokio::sync::Mutex<()>,
+    prepare: tokio::sync::Mutex<()>,
 }
 
 impl Images {
@@ -167,7 +179,16 @@ impl Images {
             shortages: Arc::default(),
             begun: Arc::default(),
             progress: Arc::default(),
+            marks: Arc::default(),
+            repaired: Arc::default(),
         }
+    }
+
+    /// The same, and what is being written is marked in this folder, for the case that a power cut ends the boot.
+    #[must_use]
+    pub fn marked(mut self, dir: PathBuf, boot: String) -> Self {
+        self.marks = Arc::new(Marks::open(dir, boot));
+        self
     }
 
     /// Makes the image local and unpacked, and says which bits the reference stands for.
@@ -192,7 +213,11 @@ impl Images {
         let name: ImageName = reference.parse().map_err(invalid)?;
         self.ask_for(name.to_string()).await;
         let mut local = self.local(&name).await?;
-        if local.is_none() && *self.preloading.borrow() {
+        let missing = match &local {
+            Some(local) => local.is_imported() && !self.is_whole(local).await?,
+            None => true,
+        };
+        if missing && *self.preloading.borrow() {
             // It may be about to come from an archive: that is no reason to ask a registry that may be out of reach.
             self.preloaded().await;
             local = self.local(&name).await?;
@@ -351,10 +376,14 @@ impl Images {
         {
             return Ok(config);
         }
+        self.settle(|mark| mark.root() == Some(root)).await?;
         let selected = self.selected(name, root).await?;
+        self.settle_for(&selected).await?;
+        // They would take the same lease, and the first would give it back under the feet of the second.
+        let _turn = self.turns.prepare.lock().await;
         if !self.snapshots(&self.connection).contains(&selected.config.chain_id).await? {
             let leased = self.lease("unpack", root).await?;
-            let unpacked = self.unpack(&leased, &selected).await;
+            let unpacked = self.unpack_marked(&leased, name, &selected).await;
             give_back(&leased).await;
             unpacked?;
         }
@@ -391,7 +420,9 @@ impl Images {
             content.put(blob, bytes, keeps).await?;
             keeps = BTreeMap::from([reference("m.0".to_owned(), blob.digest.to_string())]);
         }
-        self.unpack(leased, image).await?;
+        self.unpack(leased, &name.to_string(), image).await?;
+        // The folders that blobs were renamed into, too: a record must not name what a power cut takes away.
+        Volume::of(content_root(leased).await?).await?.flush().await?;
         let root = image.root();
         let _asked = self.asked.lock().await;
         for (name, labels) in
@@ -400,13 +431,41 @@ impl Images {
             let record = Record { name: name.to_string(), target: root.clone(), labels };
             records::put(leased, record).await?;
         }
+        self.marks.flushed(&name.to_string(), image).await?;
         self.remember(root.digest, &image.config);
         Ok(())
     }
 
-    async fn unpack(&self, leased: &Connection, image: &Selected) -> Result<(), RuntimeError> {
+    /// Before the first byte of an image is written: nothing that it is built on is in doubt, and it is marked.
+    async fn begin(&self, name: &ImageName, image: &Selected) -> Result<(), RuntimeError> {
+        self.settle_for(image).await?;
+        self.marks.begin(&name.to_string(), image).await
+    }
+
+    async fn unpack_marked(
+        &self,
+        leased: &Connection,
+        name: &str,
+        image: &Selected,
+    ) -> Result<(), RuntimeError> {
+        self.marks.begin(name, image).await?;
+        self.unpack(leased, name, image).await?;
+        self.marks.flushed(name, image).await
+    }
+
+    async fn unpack(
+        &self,
+        leased: &Connection,
+        name: &str,
+        image: &Selected,
+    ) -> Result<(), RuntimeError> {
         let _turn = self.turns.unpack.lock().await;
-        self.snapshots(leased).unpack(image).await
+        let unpacked = self.snapshots(leased).unpack(image).await;
+        if let Err(RuntimeError::Failed(Trouble { reason: Reason::ImageCorrupt, .. })) = &unpacked {
+            // A blob that is there is not what it should be: left alone, it would be taken for present again.
+            self.marks.doubt(name, image);
+        }
+        unpacked
     }
 
     fn snapshots<'a>(&'a self, connection: &'a Connection) -> Snapshots<'a> {

@@ -93,6 +93,7 @@ impl Images {
         let image = Selected::find(&self.board, &name.to_string(), root, registry).await?;
         self.check_room(name, &image, registry).await?;
         let leased = self.lease("pull", digest).await?;
+        self.begin(name, &image).await?;
         let layers = distinct(&image.manifest.layers);
         let advance = self.progress.begin(reference, &layers);
         // A try that fails leaves its lease: under it, the next one goes on where this one stopped.

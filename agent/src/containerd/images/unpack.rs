@@ -1,6 +1,5 @@
 //! Layers into snapshots. A committed snapshot is complete, verified, and on the disk.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use domain::model::Digest;
 use domain::reason::Reason;
 use tracing::debug;
 
+use super::flush::Volume;
 use super::manifest::{Descriptor, Selected, chain_ids};
 use super::trouble;
 use crate::containerd::connection::{Connection, failed};
@@ -118,15 +118,14 @@ impl Snapshots<'_> {
         key: &str,
         id: &str,
     ) -> Result<(), RuntimeError> {
-        let written = mounts.last().and_then(directory);
+        // Opened before: of an error of the disk, those are told who had it open when it came.
+        let volume = Volume::of(mounts.last().and_then(directory)).await?;
         let applied = self.apply(layer, mounts).await?;
         if applied != diff_id.to_string() {
             let details = format!("{} unpacks to {applied} instead of {diff_id}", layer.digest);
             return Err(trouble(Reason::ImageCorrupt, details));
         }
-        if let Some(directory) = written {
-            flush(directory).await;
-        }
+        volume.flush().await?;
         let message = request::CommitSnapshotRequest {
             snapshotter: self.snapshotter.to_owned(),
             name: id.to_owned(),
@@ -167,7 +166,7 @@ impl Snapshots<'_> {
         }
     }
 
-    async fn remove(&self, key: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn remove(&self, key: &str) -> Result<(), RuntimeError> {
         let message = request::RemoveSnapshotRequest {
             snapshotter: self.snapshotter.to_owned(),
             key: key.to_owned(),
@@ -196,21 +195,6 @@ fn directory(mount: &Mount) -> Option<PathBuf> {
     match mount.r#type.as_str() {
         "bind" => Some(mount.source.clone().into()),
         _ => upper.map(PathBuf::from),
-    }
-}
-
-/// Brings the files of a layer to the disk before the snapshot is declared complete.
-///
-/// containerd before 2.0 does not: after a power cut such a snapshot has empty files, and is trusted for ever.
-async fn flush(directory: PathBuf) {
-    let flushed = tokio::task::spawn_blocking(move || {
-        let file = File::open(directory)?;
-        nix::unistd::syncfs(&file).map_err(std::io::Error::from)
-    });
-    match flushed.await {
-        Ok(Ok(())) => (),
-        Ok(Err(error)) => debug!(%error, "a layer was unpacked and not flushed"),
-        Err(error) => debug!(%error, "a layer was unpacked and not flushed"),
     }
 }
 

@@ -244,6 +244,7 @@ impl Loop {
             | Request::DeleteEnvironment { .. }
             | Request::Run { .. }
             | Request::Round { .. }
+            | Request::ImagesRepaired { .. }
             | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }

@@ -3,6 +3,7 @@
 mod access;
 mod archives;
 mod clear;
+mod cuts;
 mod fixture;
 mod flaky;
 mod leases;

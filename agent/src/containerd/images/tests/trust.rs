@@ -101,10 +101,10 @@ fn bundle(signer: &Signer, of: Digest, predicate: &str) -> Sample {
         "subject": [{ "digest": { "sha256": of.hex() } }],
     });
     let (kind, statement) = ("application/vnd.in-toto+json", statement.to_string());
-    let signed = format!("DSSEv1 28 {kind} {} {statement}", statement.len());
+    let sealed = format!("DSSEv1 28 {kind} {} {statement}", statement.len());
     let envelope = json!({
         "payload": STANDARD.encode(&statement), "payloadType": kind,
-        "signatures": [{ "sig": STANDARD.encode(signer.sign(signed.as_bytes())) }],
+        "signatures": [{ "sig": STANDARD.encode(signer.sign(sealed.as_bytes())) }],
     });
     let bundle = json!({
         "mediaType": BUNDLE, "dsseEnvelope": envelope,
