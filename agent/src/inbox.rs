@@ -10,6 +10,7 @@ use domain::document::TrafficEntry;
 use domain::model::{AppName, EnvironmentName, RevisionName, RevisionSuffix};
 use domain::replica::Secret;
 use domain::status::Source;
+use domain::view::ImageUse;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for the loop: a flood waits at its source, not in memory (16 is MQTT's receive maximum).
@@ -125,6 +126,11 @@ pub enum Request {
         /// The new epoch.
         reply: Reply<u64>,
     },
+    /// Which apps and jobs run which images.
+    ImageUses {
+        /// The answer.
+        reply: Reply<Vec<ImageUse>>,
+    },
     /// Images were imported: what waits for one need not wait out its back-off.
     ImagesChanged,
     /// The broker has acknowledged these events: they leave the outbox.
@@ -149,6 +155,7 @@ impl fmt::Debug for Request {
             Self::Secret { .. } => "Secret",
             Self::Secrets { .. } => "Secrets",
             Self::Connecting { .. } => "Connecting",
+            Self::ImageUses { .. } => "ImageUses",
             Self::ImagesChanged => "ImagesChanged",
             Self::Delivered { .. } => "Delivered",
         })

@@ -10,6 +10,7 @@ use domain::ports;
 use domain::reason::Reason;
 use domain::state::{AppRecord, Changes, JobRecord, RevisionRecord};
 use domain::status::Source;
+use domain::view::image_uses;
 use tracing::{info, warn};
 
 use super::environments::take_apart;
@@ -70,6 +71,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
                 let _ = reply.send(self.next_epoch().await);
             }
             Request::Delivered { events } => self.delivered(events).await,
+            Request::ImageUses { reply } => drop(reply.send(Ok(image_uses(&self.state)))),
             Request::ImagesChanged => self.memory.images_changed(),
         }
     }

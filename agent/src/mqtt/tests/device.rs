@@ -241,6 +241,7 @@ impl Loop {
             | Request::Delete { .. }
             | Request::DeleteEnvironment { .. }
             | Request::Run { .. }
+            | Request::ImageUses { .. }
             | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }

@@ -67,7 +67,7 @@ pub(super) struct World {
     pub(super) endless: BTreeSet<String>,
     /// Whoever is to be paused never quite stands still.
     pub(super) restless: bool,
-    pub(super) image_warning: Option<String>,
+    pub(super) image_warning: Option<Trouble>,
     pub(super) store_trouble: Option<Trouble>,
     /// No volume can be made.
     pub(super) volume_trouble: Option<Trouble>,

@@ -2,6 +2,7 @@
 
 mod access;
 mod archives;
+mod exports;
 mod fixture;
 mod flaky;
 mod leases;
