@@ -10,6 +10,9 @@ const WIDE: &[&str] = &[
     "KnownApp.generation",
     "Event.id",
     "Image.size_bytes",
+    "ImagesPullReply.bytes",
+    "ImagesPullReply.bytes_done",
+    "ImagesExportReply.size_bytes",
     "RevisionStatus.standby_memory_bytes",
 ];
 
@@ -19,6 +22,7 @@ fn main() -> std::io::Result<()> {
         .skip_debug([
             ".skerry.v1.SecretRequest",
             ".skerry.v1.ApplyRequest",
+            ".skerry.v1.ImagesPullRequest",
             ".externalscaler.ScaledObjectRef",
         ])
         .type_attribute(".skerry.v1", "#[derive(serde::Serialize, serde::Deserialize)]")

@@ -6,6 +6,7 @@
 mod dirs;
 mod drain;
 mod error;
+mod images;
 mod preload;
 mod service;
 mod sources;
@@ -392,7 +393,7 @@ fn spawn_api(
     let api = Api {
         inbox: inbox.clone(),
         published: published.clone(),
-        images: sources::BoardImages::new(images, inbox.clone()),
+        images: images::BoardImages::new(images, inbox.clone()),
         spool_dir: config.state.dir.join("spool"),
         logs: sources::BoardLogs::new(config.log_dir(), tasks.clone()),
         about,

@@ -10,6 +10,7 @@ use domain::document::TrafficEntry;
 use domain::model::{AppName, EnvironmentName, RevisionName, RevisionSuffix};
 use domain::replica::Secret;
 use domain::status::Source;
+use domain::view::ImageUse;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for the loop: a flood waits at its source, not in memory (16 is MQTT's receive maximum).
@@ -130,6 +131,11 @@ pub enum Request {
         /// The answer, once it is complete.
         reply: oneshot::Sender<()>,
     },
+    /// Which apps and jobs run which images.
+    ImageUses {
+        /// The answer.
+        reply: Reply<Vec<ImageUse>>,
+    },
     /// Images were imported: what waits for one need not wait out its back-off.
     ImagesChanged,
     /// Images were found cut by a power cut, and put in order: in words, one each.
@@ -160,6 +166,7 @@ impl fmt::Debug for Request {
             Self::Secrets { .. } => "Secrets",
             Self::Connecting { .. } => "Connecting",
             Self::Round { .. } => "Round",
+            Self::ImageUses { .. } => "ImageUses",
             Self::ImagesChanged => "ImagesChanged",
             Self::ImagesRepaired { .. } => "ImagesRepaired",
             Self::Delivered { .. } => "Delivered",

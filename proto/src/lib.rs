@@ -22,7 +22,7 @@ mod quiet {
     use std::fmt;
 
     use crate::externalscaler::ScaledObjectRef;
-    use crate::v1::{ApplyRequest, SecretRequest};
+    use crate::v1::{ApplyRequest, ImagesPullRequest, SecretRequest};
 
     impl fmt::Debug for ScaledObjectRef {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +42,15 @@ mod quiet {
                 .field("name", &self.name)
                 .field("value", &value)
                 .finish()
+        }
+    }
+
+    impl fmt::Debug for ImagesPullRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("ImagesPullRequest")
+                .field("reference", &self.reference)
+                .field("username", &self.username)
+                .finish_non_exhaustive()
         }
     }
 

@@ -58,8 +58,8 @@ pub struct ResolvedImage {
     pub name: String,
     /// The digest of its manifest, or of the index that holds it: what every replica of the revision runs.
     pub digest: Digest,
-    /// A remark for the status, such as that the registry was not in reach and the local copy was taken.
-    pub warning: Option<String>,
+    /// Why the local copy was taken although a registry was to be asked; a warning of the status.
+    pub warning: Option<Trouble>,
 }
 
 /// All that is needed to make one replica.

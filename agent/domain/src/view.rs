@@ -5,6 +5,7 @@ mod apps;
 mod environments;
 mod network;
 mod samples;
+mod uses;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub use self::apps::{app_status, job_status, refused_job, refused_status};
 pub use self::environments::{environments, refused_environment, removed_environments};
 pub use self::network::{announcements, routes, zones};
 pub use self::samples::samples;
+pub use self::uses::{ImageUse, image_uses};
 
 /// What is to be probed: every replica whose containers run. One whose pause is being called off may be paused still.
 pub fn probes(state: &State, fleet: &Fleet<'_>) -> ProbePlan {

@@ -1,6 +1,6 @@
-//! What the local API reads of images and logs, from the adapters that have them.
+//! What the local API reads of logs, from the adapter that has them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use domain::reason::Reason;
 use domain::replica::Trouble;
@@ -9,9 +9,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tracing::info_span;
 
-use crate::api::sources::{Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
-use crate::containerd::images::Images;
-use crate::inbox::{Inbox, Request};
+use crate::api::sources::{LogLine, LogLines, LogQuery, LogSource, LogStream};
 use crate::logger;
 use crate::tasks::Tasks;
 
@@ -20,40 +18,6 @@ const LINES_WAITING: usize = 256;
 
 /// Lines of a `logs` without `--tail`.
 const ALL_LINES: usize = usize::MAX;
-
-/// The images of containerd.
-#[derive(Debug)]
-pub(super) struct BoardImages {
-    images: Images,
-    inbox: Inbox,
-}
-
-impl BoardImages {
-    pub(super) fn new(images: Images, inbox: Inbox) -> Self {
-        Self { images, inbox }
-    }
-}
-
-impl ImageStore for BoardImages {
-    async fn list(&self) -> Result<Vec<Image>, Trouble> {
-        let images = self.images.list().await.map_err(|error| error.trouble())?;
-        let image = |info: crate::containerd::images::ImageInfo| Image {
-            name: info.name,
-            digest: info.digest.to_string(),
-            size_bytes: info.size,
-            platform: info.platform,
-            imported: info.imported,
-        };
-        Ok(images.into_iter().map(image).collect())
-    }
-
-    async fn import(&self, archive: &Path) -> Result<Vec<String>, Trouble> {
-        let imported = self.images.import(archive).await.map_err(|error| error.trouble())?;
-        // What waits for one of them need not wait out its back-off; a loop that has ended needs no news.
-        let _ = self.inbox.send(Request::ImagesChanged).await;
-        Ok(imported.into_iter().map(|image| image.name).collect())
-    }
-}
 
 /// The log files of the board.
 #[derive(Debug)]

@@ -10,6 +10,7 @@
 //! the rights of the socket alone (mode 0660, group `skerry`).
 
 mod deadline;
+mod images;
 mod refusal;
 mod secrets;
 mod server;

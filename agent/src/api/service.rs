@@ -18,9 +18,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::{self, within};
+use super::images;
 use super::refusal::{nearest_app, refused, troubled, unknown_app};
 use super::secrets;
-use super::sources::{About, Image, ImageStore, LogLine, LogQuery, LogSource, LogStream};
+use super::sources::{About, ImageStore, LogLine, LogQuery, LogSource, LogStream};
 use super::spool::Spool;
 use super::streams::{self, Answers};
 use super::verbs;
@@ -234,7 +235,7 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         let images = within(deadline::of(request.metadata()), async {
             self.images.list().await.map_err(|trouble| troubled(&trouble))
         });
-        let images = images.await?.into_iter().map(image).collect();
+        let images = images.await?.into_iter().map(images::image).collect();
         Ok(Response::new(v1::ImagesReply { images }))
     }
 
@@ -260,6 +261,27 @@ impl<I: ImageStore, L: LogSource> Agent for Api<I, L> {
         };
         let names = within(deadline::LONGEST_IMPORT, importing).await?;
         Ok(Response::new(v1::ImagesImportReply { names }))
+    }
+
+    type ImagesPullStream = Answers<v1::ImagesPullReply>;
+
+    async fn images_pull(
+        &self,
+        request: Request<v1::ImagesPullRequest>,
+    ) -> Answer<Self::ImagesPullStream> {
+        let news = images::pull(&self.images, request.into_inner());
+        Ok(Response::new(streams::until(self.stop.clone(), news)))
+    }
+
+    type ImagesExportStream = Answers<v1::ImagesExportReply>;
+
+    async fn images_export(
+        &self,
+        request: Request<v1::ImagesExportRequest>,
+    ) -> Answer<Self::ImagesExportStream> {
+        let (metadata, _, message) = request.into_parts();
+        let parts = within(deadline::of(&metadata), images::export(&self.images, message)).await?;
+        Ok(Response::new(streams::until(self.stop.clone(), parts)))
     }
 
     type LogsStream = Answers<v1::LogLine>;
@@ -344,11 +366,6 @@ fn scale_target(message: &v1::ScaleRequest) -> Result<Bytes, Status> {
         (true, false) => Err(Status::invalid_argument("a scale target needs a number")),
         (false, true) => Err(Status::invalid_argument("clear goes with no number")),
     }
-}
-
-fn image(image: Image) -> v1::Image {
-    let Image { name, digest, size_bytes, platform, imported } = image;
-    v1::Image { name, digest, size_bytes, platform, imported }
 }
 
 fn log_line(line: LogLine) -> v1::LogLine {

@@ -2,10 +2,12 @@
 //!
 //! Ports: others implement them, `main` wires them.
 
+use std::fmt;
 use std::path::Path;
 
-use domain::model::AppName;
-use domain::replica::Trouble;
+use bytes::Bytes;
+use domain::model::{AppName, Digest, WallTime};
+use domain::replica::{PullProgress, Secret, Trouble};
 use futures_util::stream::BoxStream;
 
 /// The images on the board.
@@ -15,6 +17,56 @@ pub trait ImageStore: Send + Sync + 'static {
 
     /// Imports an OCI or docker archive and answers with the names it brought. A second import changes nothing.
     fn import(&self, archive: &Path) -> impl Future<Output = Result<Vec<String>, Trouble>> + Send;
+
+    /// Fetches an image from its registry. Dropped in the middle, the pull ends, and what came is kept.
+    fn pull(&self, order: PullOrder) -> BoxStream<'static, Result<PullNews, Trouble>>;
+
+    /// An OCI archive of images that are here.
+    fn export(
+        &self,
+        references: &[String],
+    ) -> impl Future<Output = Result<Exported, Trouble>> + Send;
+}
+
+/// What is to be pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullOrder {
+    /// The image, as a template would name it.
+    pub reference: String,
+    /// User and password for its registry.
+    pub login: Option<(String, Secret)>,
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullNews {
+    /// It goes on.
+    Progress(PullProgress),
+    /// It is over, and the image is here.
+    Here {
+        /// The reference in full.
+        name: String,
+        /// What it stands for.
+        digest: Digest,
+        /// It came from an archive, so no registry was asked.
+        imported: bool,
+    },
+}
+
+/// An archive on its way out.
+pub struct Exported {
+    /// What is in it.
+    pub names: Vec<String>,
+    /// Its bytes.
+    pub size_bytes: u64,
+    /// The archive, in parts. An error ends it, and what came before is no archive.
+    pub parts: BoxStream<'static, Result<Bytes, Trouble>>,
+}
+
+impl fmt::Debug for Exported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exported").field("names", &self.names).finish_non_exhaustive()
+    }
 }
 
 /// An image on the board.
@@ -30,6 +82,12 @@ pub struct Image {
     pub platform: String,
     /// It came from an archive, and no registry is asked for it.
     pub imported: bool,
+    /// That archive lies in the folder of preloaded images.
+    pub preloaded: bool,
+    /// Since when these bits are here under this name.
+    pub since: Option<WallTime>,
+    /// The apps and jobs that run it, or would.
+    pub apps: Vec<String>,
 }
 
 /// What containers wrote.

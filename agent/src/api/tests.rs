@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domain::document::{Finding, TrafficEntry};
 use domain::event::Event;
 use domain::model::{AppName, Digest, RevisionName, WallTime};
 use domain::reason::Reason;
-use domain::replica::Trouble;
+use domain::replica::{PullProgress, Trouble};
 use domain::reweigh::reweigh;
 use domain::status::{
     AppStatus, EnvironmentStatus, HealthState, Phase, ProvisioningState, ReplicaRunningState,
     ReplicaStatus, RevisionStatus, RunningState, RunningStatus, Source, Statuses, StorageStatus,
 };
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use skerry_proto::v1;
@@ -30,7 +32,10 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tracing::info_span;
 
-use super::sources::{About, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream};
+use super::sources::{
+    About, Exported, Image, ImageStore, LogLine, LogLines, LogQuery, LogSource, LogStream,
+    PullNews, PullOrder,
+};
 use super::*;
 use crate::clock::Clock;
 use crate::inbox::{Accepted, INBOX_DEPTH, Kind, Refusal, Request, RevisionVerb};
@@ -101,6 +106,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
     while let Some(request) = requests.recv().await {
         match request {
             Request::Round { .. } | Request::ImagesChanged | Request::ImagesRepaired { .. } => (),
+            Request::ImageUses { reply } => drop(reply.send(Ok(Vec::new()))),
             Request::Document { source, subject, payload, force, reply } => {
                 let text = String::from_utf8_lossy(&payload).into_owned();
                 let line = format!("document {source:?} {subject:?} {text:?} force={force}");
@@ -342,7 +348,62 @@ impl ImageStore for Shelf {
         let name = "docker.io/library/hello:1".to_owned();
         let platform = "linux/arm64/v8".to_owned();
         let digest = Digest::of(b"1").to_string();
-        Ok(vec![Image { name, digest, size_bytes: 5 << 19, platform, imported: true }])
+        Ok(vec![Image {
+            name,
+            digest,
+            size_bytes: 5 << 19,
+            platform,
+            imported: true,
+            preloaded: false,
+            since: Some(WallTime(Duration::from_secs(1_700_000_000))),
+            apps: vec!["hello".to_owned(), "shop".to_owned()],
+        }])
+    }
+
+    /// Two steps; of a reference with `never`, the second does not come; one with `none` is not there.
+    fn pull(&self, order: PullOrder) -> BoxStream<'static, Result<PullNews, Trouble>> {
+        let PullOrder { reference, login } = order;
+        let of = login.map(|(user, password)| format!(" as {user}:{}", password.0));
+        let line = format!("pull {reference}{}", of.unwrap_or_default());
+        self.0.send_modify(|seen| seen.push(line));
+        let step =
+            PullProgress { layers: 2, bytes: 4 << 20, bytes_done: 1 << 20, ..Default::default() };
+        let first = stream::iter([Ok(PullNews::Progress(step))]);
+        if reference.contains("never") {
+            return first.chain(stream::pending()).boxed();
+        }
+        let last = if reference.contains("none") {
+            Err(Trouble {
+                reason: Reason::ImageNotFound,
+                details: format!("{reference} is not there"),
+            })
+        } else {
+            Ok(PullNews::Here {
+                name: format!("docker.io/library/{reference}"),
+                digest: Digest::of(b"1"),
+                imported: reference.contains("old"),
+            })
+        };
+        first.chain(stream::iter([last])).boxed()
+    }
+
+    /// An archive of as many bytes as the names have; of `torn`, half.
+    async fn export(&self, references: &[String]) -> Result<Exported, Trouble> {
+        let text = references.join(" ");
+        let corrupt =
+            || Trouble { reason: Reason::ImageCorrupt, details: "layer 2 is spoilt".to_owned() };
+        if text.contains("missing") {
+            let details = format!("{text} is not on this board");
+            return Err(Trouble { reason: Reason::ImageNotFound, details });
+        }
+        let size_bytes = text.len() as u64;
+        let end = if text.contains("torn") {
+            Err(corrupt())
+        } else {
+            Ok(Bytes::copy_from_slice(&text.as_bytes()[2..]))
+        };
+        let parts = stream::iter([Ok(Bytes::copy_from_slice(&text.as_bytes()[..2])), end]).boxed();
+        Ok(Exported { names: references.to_vec(), size_bytes, parts })
     }
 
     async fn import(&self, archive: &Path) -> Result<Vec<String>, Trouble> {

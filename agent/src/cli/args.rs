@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{EnumValueParser, PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::traffic::Change;
@@ -18,8 +19,8 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "PATH", env = "SKERRY_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
     pub(super) socket: PathBuf,
     /// How to print answers
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value = "table")]
-    pub(super) output: Format,
+    #[arg(short, long, global = true, value_name = "FORMAT", value_parser = formats(), default_value = "table")]
+    pub(super) output: Output,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -35,6 +36,32 @@ pub(super) enum Format {
     Yaml,
 }
 
+/// What `-o` says: how answers are printed, and with commands that make a file, where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Output {
+    Format(Format),
+    File(PathBuf),
+}
+
+impl Output {
+    /// How answers are printed.
+    pub(super) fn format(&self) -> Format {
+        match self {
+            Self::Format(format) => *format,
+            Self::File(_) => Format::Table,
+        }
+    }
+}
+
+fn formats() -> impl TypedValueParser<Value = Output> {
+    EnumValueParser::<Format>::new().map(Output::Format)
+}
+
+/// For a command that makes a file: its own `-o`, in the place of the one for all.
+fn file() -> impl TypedValueParser<Value = Output> {
+    PathBufValueParser::new().map(Output::File)
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the agent
@@ -44,9 +71,9 @@ pub(super) enum Command {
         /// YAML or JSON; `-` reads the standard input
         file: PathBuf,
     },
-    /// Apply a document
+    /// Apply a document, or a bundle of documents with their images
     Apply {
-        /// YAML or JSON; `-` reads the standard input
+        /// YAML or JSON, or a bundle; `-` reads the standard input
         #[arg(short, long = "filename", value_name = "FILE", required = true)]
         file: PathBuf,
         /// Take the app over from another source
@@ -56,6 +83,9 @@ pub(super) enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Make one file of documents and their images, for a board that no registry reaches
+    #[command(after_help = BUNDLE_HELP)]
+    Bundle(BundleArgs),
     /// Remove an app
     Delete {
         app: String,
@@ -91,7 +121,7 @@ pub(super) enum Command {
     },
     /// List the environments and their storages
     Environments,
-    /// List or import images
+    /// List, pull, import or export images
     Images {
         #[command(subcommand)]
         command: Option<ImagesCommand>,
@@ -195,6 +225,21 @@ Examples:
   skerry traffic hello blue=50 green=50
   skerry traffic hello blue=";
 
+/// What stands below the help of `skerry images pull`.
+const PULL_HELP: &str = "\
+The agent fetches it, by its mirrors and under its rules for signatures and the line.
+
+Example:
+  skerry images pull nginx:1.27";
+
+/// What stands below the help of `skerry images export`.
+const EXPORT_HELP: &str = "\
+Of an image for several platforms, the part for this board goes along.
+
+Examples:
+  skerry images export nginx:1.27 -o nginx.tar
+  skerry images export nginx:1.27 hello:2 -o -";
+
 /// What `skerry agent` is told.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct AgentArgs {
@@ -204,6 +249,31 @@ pub struct AgentArgs {
     /// Stop every app and end, without running; what is desired stays stored
     #[arg(long)]
     pub drain: bool,
+}
+
+/// What stands below the help of `skerry bundle`.
+const BUNDLE_HELP: &str = "\
+Images come from this board's agent, or from archives. skerry apply -f FILE checks it, imports and applies it.
+
+Examples:
+  skerry bundle -f hello.yaml -o bundle.tar
+  skerry bundle -f shop.yaml -f env.yaml --image redis:7 -o bundle.tar
+  skerry bundle -f hello.yaml --archive hello-arm64.tar -o bundle.tar";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BundleArgs {
+    /// A document, YAML or JSON; `-` reads the standard input
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// An image beside those that the documents name
+    #[arg(long = "image", value_name = "IMAGE")]
+    pub(super) images: Vec<String>,
+    /// An OCI or docker archive that has some of them, taken as it is
+    #[arg(long = "archive", value_name = "FILE")]
+    pub(super) archives: Vec<PathBuf>,
+    /// The bundle; `-` is the standard output
+    #[arg(short, long, value_name = "FILE", value_parser = file(), required = true)]
+    pub(super) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
@@ -278,10 +348,30 @@ pub(super) struct TrafficArgs {
 pub(super) enum ImagesCommand {
     /// List the images on the board
     Ls,
+    /// Fetch an image from its registry; interrupted, it keeps what came
+    #[command(after_help = PULL_HELP)]
+    Pull {
+        /// As a template would name it
+        #[arg(value_name = "IMAGE")]
+        reference: String,
+        /// User for the registry; the standard input gives the password
+        #[arg(long, value_name = "NAME")]
+        username: Option<String>,
+    },
     /// Import OCI or docker archives
     Import {
         /// `*.tar`
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+    },
+    /// Write images of this board to one OCI archive
+    #[command(after_help = EXPORT_HELP)]
+    Export {
+        /// As `skerry images ls` names them
+        #[arg(required = true, value_name = "IMAGE")]
+        references: Vec<String>,
+        /// The archive; `-` is the standard output
+        #[arg(short, long, value_name = "FILE", value_parser = file(), required = true)]
+        output: Output,
     },
 }

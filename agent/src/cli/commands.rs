@@ -1,21 +1,22 @@
 //! The commands, one function or one arm each.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::CommandFactory as _;
-use domain::model::Digest;
 use skerry_proto::v1;
 use tokio::task;
 
-use super::args::{Args, Command, Format, ImagesCommand};
+use super::apply::Manner;
+use super::args::{Args, Command, Format};
 use super::check::check;
 use super::client::{Agent, brief, connect};
-use super::error::{CliError, finding};
+use super::error::CliError;
 use super::output::Console;
-use super::{doctor, explain, follow, revision, secret, show, traffic, upgrade};
+use super::{
+    apply, bundle, doctor, explain, follow, images, revision, secret, show, traffic, upgrade,
+};
 
 /// One byte more than a document may have, so that the agent refuses what is too large, and memory holds no more.
 const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
@@ -23,9 +24,14 @@ const LONGEST_DOCUMENT: u64 = (256 << 10) + 1;
 /// Does what the command line says.
 pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliError> {
     let Args { socket, output, command } = args;
+    let output = output.format();
     match command {
         // The daemon is not run from here: `start` has handed it on.
         Command::Agent(_) => Ok(()),
+        Command::Apply { file, force, wait } => {
+            apply::run(console, output, &socket, file, Manner { force, wait }).await
+        }
+        Command::Bundle(args) => bundle::run(console, &socket, args).await,
         Command::Check { file } => check_file(console, output, file).await,
         Command::Completions { shell } => completions(console, shell),
         Command::Doctor(args) => doctor::run(console, output, &socket, args).await,
@@ -35,8 +41,7 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         }
         Command::Guard => upgrade::guard(console),
         Command::Secret { command } => secret::run(console, output, &socket, command).await,
-        command @ (Command::Apply { .. }
-        | Command::Delete { .. }
+        command @ (Command::Delete { .. }
         | Command::Apps
         | Command::Show { .. }
         | Command::Revisions { .. }
@@ -51,14 +56,8 @@ pub(super) async fn run(args: Args, console: &mut Console) -> Result<(), CliErro
         | Command::Stop { .. }
         | Command::Scale { .. }
         | Command::Status) => {
-            // What is wrong with a file is said before what is wrong with the agent.
-            let document = if let Command::Apply { file, .. } = &command {
-                read(file.clone()).await?
-            } else {
-                Vec::new()
-            };
             let mut agent = connect(&socket).await?;
-            ask(&mut agent, console, output, command, document).await
+            ask(&mut agent, console, output, command).await
         }
     }
 }
@@ -69,12 +68,8 @@ async fn ask(
     console: &mut Console,
     output: Format,
     command: Command,
-    document: Vec<u8>,
 ) -> Result<(), CliError> {
     match command {
-        Command::Apply { force, wait, .. } => {
-            apply(agent, console, output, v1::ApplyRequest { document, force }, wait).await
-        }
         Command::Delete { app, force } => {
             agent.delete(brief(v1::DeleteRequest { app: app.clone(), force })).await?;
             console.print(&format!("app {app:?} removed\n"))
@@ -107,13 +102,7 @@ async fn ask(
             let now = console.now;
             console.answer(output, &reply.environments, |all| show::environments(all, now))
         }
-        Command::Images { command: None | Some(ImagesCommand::Ls) } => {
-            let images = agent.images(brief(v1::ImagesRequest {})).await?.into_inner().images;
-            console.answer(output, &images, |images| show::images(images))
-        }
-        Command::Images { command: Some(ImagesCommand::Import { files }) } => {
-            import(agent, console, &files).await
-        }
+        Command::Images { command } => images::run(agent, console, output, command).await,
         Command::Start { app } => run_app(agent, console, app, true).await,
         Command::Stop { app } => run_app(agent, console, app, false).await,
         Command::Scale { app, min, max, replicas, clear, to_zero } => {
@@ -134,6 +123,8 @@ async fn ask(
             console.answer(output, &reply, show::device)
         }
         Command::Agent(_)
+        | Command::Apply { .. }
+        | Command::Bundle(_)
         | Command::Check { .. }
         | Command::Completions { .. }
         | Command::Doctor { .. }
@@ -154,38 +145,6 @@ async fn check_file(console: &mut Console, output: Format, file: PathBuf) -> Res
     if report.ok() { Ok(()) } else { Err(CliError::Invalid(file)) }
 }
 
-async fn apply(
-    agent: &mut Agent,
-    console: &mut Console,
-    output: Format,
-    request: v1::ApplyRequest,
-    wait: bool,
-) -> Result<(), CliError> {
-    let digest = Digest::of(&request.document).to_string();
-    let before = if wait { digests(agent).await? } else { BTreeMap::new() };
-    let reply = agent.apply(brief(request)).await?.into_inner();
-    if output == Format::Table {
-        for warning in &reply.warnings {
-            console.say(&format!("warning: {}\n", finding(warning)));
-        }
-    }
-    console.answer(output, &reply, |reply| {
-        let what = if reply.changed { "accepted" } else { "unchanged" };
-        format!("{} {:?} {what}\n", reply.kind, reply.name)
-    })?;
-    if !wait || reply.kind == "environment" {
-        return Ok(());
-    }
-    let stale = before.get(&reply.name).filter(|before| reply.changed && **before != digest);
-    follow::settled(agent, console, &reply.name, stale.map(String::as_str)).await
-}
-
-/// The digest of every app's document.
-async fn digests(agent: &mut Agent) -> Result<BTreeMap<String, String>, CliError> {
-    let reply = agent.apps(brief(v1::AppsRequest {})).await?.into_inner();
-    Ok(reply.apps.into_iter().map(|app| (app.app, app.digest)).collect())
-}
-
 async fn run_app(
     agent: &mut Agent,
     console: &mut Console,
@@ -196,19 +155,6 @@ async fn run_app(
     console.print(&format!("app {app:?} {}\n", if start { "started" } else { "stopped" }))
 }
 
-async fn import(
-    agent: &mut Agent,
-    console: &mut Console,
-    files: &[PathBuf],
-) -> Result<(), CliError> {
-    for file in files {
-        for name in follow::import(agent, console, file).await? {
-            console.print(&format!("{name}\n"))?;
-        }
-    }
-    Ok(())
-}
-
 fn completions(console: &mut Console, shell: clap_complete::Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "skerry", &mut script);
@@ -216,7 +162,7 @@ fn completions(console: &mut Console, shell: clap_complete::Shell) -> Result<(),
 }
 
 /// The bytes of a document; `-` is the standard input.
-async fn read(path: PathBuf) -> Result<Vec<u8>, CliError> {
+pub(super) async fn read(path: PathBuf) -> Result<Vec<u8>, CliError> {
     let from = path.clone();
     let reading = task::spawn_blocking(move || {
         let mut bytes = Vec::new();

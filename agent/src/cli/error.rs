@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use domain::document::Finding;
 use domain::reason::{Reason, UnknownReason};
 use prost::Message as _;
 use skerry_proto::v1;
@@ -48,6 +49,12 @@ pub(super) enum CliError {
         #[source]
         source: io::Error,
     },
+    /// It is no bundle, or not whole.
+    #[error("{} cannot be applied: {why}", path.display())]
+    Bundle { path: PathBuf, why: String },
+    /// A person at the terminal, or the system, has seen enough.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
     /// A value is expected, and a person sits at the keyboard.
     #[error("the value is read from the standard input, which is a terminal")]
     Terminal,
@@ -90,6 +97,18 @@ impl CliError {
     /// The reader of a pipe has seen enough: no failure, and nobody to tell.
     pub(super) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Print(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl CliError {
+    /// A document of a bundle has errors, each told by where it stands.
+    pub(super) fn refused(place: &str, findings: &[Finding]) -> Self {
+        let findings = findings.iter().map(|finding| v1::Finding {
+            path: format!("{place}: {}", finding.path).trim_end_matches([':', ' ']).to_owned(),
+            reason: finding.reason.word().to_owned(),
+            message: finding.message.clone(),
+        });
+        Self::Refused(v1::Refused { findings: findings.collect(), hint: String::new() })
     }
 }
 
@@ -140,8 +159,13 @@ impl Hint for CliError {
             Self::Write { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
                 Some("give another name: what is there is kept".to_owned())
             }
+            Self::Bundle { path, .. } => Some(format!(
+                "nothing was changed; copy or make it again, and archives of images are for: skerry images import {}",
+                path.display()
+            )),
             Self::Read { .. }
             | Self::Write { .. }
+            | Self::Interrupted(_)
             | Self::Invalid(_)
             | Self::Unwell(_)
             | Self::Print(_)

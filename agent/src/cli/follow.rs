@@ -1,5 +1,6 @@
 //! Commands that last: logs, events, waiting for an app, sending an archive.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -147,20 +148,37 @@ pub(super) async fn import(
 ) -> Result<Vec<String>, CliError> {
     let unreadable = |source| CliError::Read { path: path.to_owned(), source };
     let file = File::open(path).await.map_err(unreadable)?;
-    let length = file.metadata().await.map_err(unreadable)?.len();
+    send(agent, console, path, file, None).await
+}
+
+/// The same from an open file: `size` bytes of it, or all that come.
+pub(super) async fn send(
+    agent: &mut Agent,
+    console: &mut Console,
+    path: &Path,
+    file: File,
+    size: Option<u64>,
+) -> Result<Vec<String>, CliError> {
+    let unreadable = |source| CliError::Read { path: path.to_owned(), source };
+    let length = match size {
+        Some(size) => size,
+        None => file.metadata().await.map_err(unreadable)?.len(),
+    };
     let (sent, mut progress) = watch::channel(0_u64);
     let (failed, failure) = oneshot::channel();
-    let parts = stream::unfold((file, sent, failed), |(mut file, sent, failed)| async {
+    let file = file.take(size.unwrap_or(u64::MAX));
+    let parts = stream::unfold((file, sent, failed), move |(mut file, sent, failed)| async move {
         let mut part = Vec::with_capacity(PART);
         match (&mut file).take(PART as u64).read_to_end(&mut part).await {
-            Ok(0) => None,
-            Ok(read) => {
-                sent.send_modify(|sent| *sent += read as u64);
+            Ok(0) if size.is_none_or(|size| size == *sent.borrow()) => None,
+            Ok(1..) => {
+                sent.send_modify(|sent| *sent += part.len() as u64);
                 Some((v1::ImagesImportRequest { part }, (file, sent, failed)))
             }
-            Err(error) => {
+            outcome => {
                 // An end here would look like the archive's; the call is given up instead.
-                drop(failed.send(error));
+                let early = io::Error::from(io::ErrorKind::UnexpectedEof);
+                drop(failed.send(outcome.err().unwrap_or(early)));
                 std::future::pending().await
             }
         }

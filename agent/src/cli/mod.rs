@@ -4,7 +4,9 @@
 //! Nothing is decided here. A command is one call, and its answer in a shape that a person or a program reads.
 
 mod age;
+mod apply;
 mod args;
+mod bundle;
 pub mod check;
 mod client;
 mod commands;
@@ -12,6 +14,7 @@ mod doctor;
 mod error;
 mod explain;
 mod follow;
+mod images;
 mod output;
 #[cfg(test)]
 mod reference;
@@ -23,6 +26,7 @@ mod table;
 mod tests;
 mod traffic;
 mod upgrade;
+mod whole_file;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};

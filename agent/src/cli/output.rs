@@ -44,6 +44,13 @@ impl Console {
         }
     }
 
+    /// A line that tells of progress to whoever reads it later: only where no person watches.
+    pub(super) fn milestone(&mut self, line: &str) {
+        if !self.live {
+            self.say(&format!("{line}\n"));
+        }
+    }
+
     /// Removes the progress line.
     pub(super) fn end_progress(&mut self) {
         self.progress("");

@@ -24,7 +24,7 @@ fn the_page_on_the_command_line_is_its_help() {
     let mut page = String::from(
         "# The command line\n\n\
          One binary: `skerry agent` is the daemon, the rest asks it on its socket. `check`, `doctor` and `explain REASON` \
-         need no agent.\nErrors read `error: …`, and where a fix is known, `hint: …`. `-o json` prints what stands on MQTT.\n\n\
+         need no agent, and `bundle` only for images.\nErrors read `error: …`, and where a fix is known, `hint: …`. `-o json` prints what stands on MQTT.\n\n\
          Exit codes: 0 done, 1 failed, 2 a wrong command line, 77 not root, 78 a wrong configuration.\n\n\
          This page is made by `UPDATE_EXPECT=1 cargo test --package skerry --lib cli::`.\n",
     );

@@ -100,7 +100,7 @@ async fn own_key(agent: &mut Agent) -> Result<String, CliError> {
 }
 
 /// The value that the standard input gives.
-async fn read() -> Result<Secret, CliError> {
+pub(super) async fn read() -> Result<Secret, CliError> {
     if io::stdin().is_terminal() {
         return Err(CliError::Terminal);
     }

@@ -101,18 +101,26 @@ pub(super) fn environments(environments: &[EnvironmentStatus], now: WallTime) ->
 }
 
 /// `skerry images`.
-pub(super) fn images(images: &[Image]) -> String {
+pub(super) fn images(images: &[Image], now: WallTime) -> String {
     if images.is_empty() {
         return "no images\n".to_owned();
     }
-    let mut table = Table::new(["IMAGE", "DIGEST", "SIZE", "PLATFORM", "IMPORTED"]);
+    let header = ["IMAGE", "DIGEST", "SIZE", "PLATFORM", "AGE", "FROM", "USED BY"];
+    let mut table = Table::new(header);
     for image in images {
         table.row([
             image.name.clone(),
             image.digest.chars().take("sha256:".len() + 12).collect(),
             if image.size_bytes == 0 { String::new() } else { size(image.size_bytes) },
             image.platform.clone(),
-            yes(image.imported),
+            age(&image.created_time, now),
+            match (image.preloaded, image.imported) {
+                (true, _) => "preloaded",
+                (false, true) => "imported",
+                (false, false) => "registry",
+            }
+            .to_owned(),
+            image.apps.join(","),
         ]);
     }
     table.render()

@@ -1,5 +1,6 @@
 //! What a person reads, word for word.
 
+mod images;
 mod revisions;
 
 use std::fs;
@@ -84,7 +85,8 @@ fn help_names_every_command() {
         Commands:
           agent         Run the agent
           check         Check a document without an agent
-          apply         Apply a document
+          apply         Apply a document, or a bundle of documents with their images
+          bundle        Make one file of documents and their images, for a board that no registry reaches
           delete        Remove an app
           apps          List the apps
           show          Show one app with its revisions and replicas
@@ -95,7 +97,7 @@ fn help_names_every_command() {
           logs          Print what an app's containers wrote
           events        Print the latest of what happened on the device
           environments  List the environments and their storages
-          images        List or import images
+          images        List, pull, import or export images
           explain       Say why an app is not as asked for, or what a reason means
           start         Start an app that was stopped
           stop          Stop an app and keep its definition
@@ -512,40 +514,6 @@ async fn events_stand_in_columns_or_one_a_line() {
         {"id":"1","time":"2023-11-14T22:13:21Z","app":"hello","revision":"hello--0000002","replica":"","reason":"RevisionCreated","message":"digest sha256:01"}
         {"id":"2","time":"2023-11-14T22:13:22Z","app":"hello","revision":"hello--0000002","replica":"","reason":"RevisionCreated","message":""}
     "#]].assert_eq(&skerry(&agent.socket, "events -o json").await);
-    agent.stop().await;
-}
-
-#[tokio::test]
-async fn images_are_listed_and_archives_imported_as_the_caller() {
-    check(
-        "images",
-        expect![[r#"
-        IMAGE                       DIGEST                SIZE      PLATFORM         IMPORTED
-        docker.io/library/hello:1   sha256:6b86b273ff34   2.5 MiB   linux/arm64/v8   yes
-    "#]],
-    )
-    .await;
-    let agent = FakeAgent::start();
-    let archive = agent.dir.path().join("image.tar");
-    fs::write(&archive, vec![7; 700_000]).unwrap();
-    let line = format!("images import {}", archive.display());
-    expect![[r#"
-        docker.io/library/of-700000-bytes:1
-    "#]]
-    .assert_eq(&skerry(&agent.socket, &line).await);
-    fs::write(&archive, "rubbish").unwrap();
-    expect![[r#"
-        error: the archive is no archive (ImageCorrupt)
-        hint: Pull or import it again
-    "#]]
-    .assert_eq(&skerry(&agent.socket, &line).await);
-    // A folder opens and cannot be read: the transfer is given up, not ended.
-    let line = format!("images import {}", agent.dir.path().display());
-    let text = skerry(&agent.socket, &line).await;
-    expect![[r#"
-        error: cannot read DIR: Is a directory (os error 21)
-    "#]]
-    .assert_eq(&text.replace(&*agent.dir.path().to_string_lossy(), "DIR"));
     agent.stop().await;
 }
 

@@ -10,6 +10,7 @@ use domain::ports;
 use domain::reason::Reason;
 use domain::state::{AppRecord, Changes, JobRecord, RevisionRecord};
 use domain::status::Source;
+use domain::view::image_uses;
 use tracing::{info, warn};
 
 use super::environments::take_apart;
@@ -71,6 +72,7 @@ impl<R: Runtime, N: Network, S: Store> Reconciler<R, N, S> {
             }
             Request::Delivered { events } => self.delivered(events).await,
             Request::Round { reply } => self.awaited.push(reply),
+            Request::ImageUses { reply } => drop(reply.send(Ok(image_uses(&self.state)))),
             Request::ImagesChanged => self.memory.images_changed(),
             Request::ImagesRepaired { images } => {
                 for words in images {

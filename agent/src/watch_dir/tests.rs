@@ -129,6 +129,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>, seen: watch::Sender<Vec<S
             | Request::Secret { .. }
             | Request::Secrets { .. }
             | Request::Connecting { .. }
+            | Request::ImageUses { .. }
             | Request::Delivered { .. } => panic!("a folder does not ask this: {request:?}"),
         }
     }

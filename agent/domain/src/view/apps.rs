@@ -77,10 +77,10 @@ fn warnings(record: &AppRecord, split: &Split, scene: Scene<'_>) -> Vec<Finding>
         for (n, container) in containers.iter().enumerate() {
             let remark =
                 latest.images.get(&container.image).and_then(|image| image.warning.clone());
-            warnings.extend(remark.map(|message| Finding {
+            warnings.extend(remark.map(|remark| Finding {
                 path: format!("properties.template.{key}[{n}].image"),
-                reason: Reason::RegistryUnreachable,
-                message,
+                reason: remark.reason,
+                message: remark.details,
                 position: None,
             }));
         }

@@ -151,7 +151,7 @@ impl Images {
 }
 
 /// The archives of a folder; a folder that does not exist has none.
-fn archives(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn archives(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -3,7 +3,7 @@
 //! ```text
 //!   reference ─▶ record? ──imported──────────────────────────▶ local digest
 //!                  │ else                                          ▲
-//!                  └─▶ registry: digest ──same as the record's─────┤ unreachable: with a warning
+//!                  └─▶ registry: digest ──same as the record's─────┤ refused, or away: with a warning
 //!                        └─ other ─▶ pull: layers, config, manifest, unpack, record
 //! ```
 //!
@@ -12,14 +12,17 @@
 //! by `clear`.
 
 mod archive;
+mod by_hand;
 mod clear;
 mod compare;
 mod content;
 mod disk;
+mod export;
 mod fetch;
 mod flush;
 mod import;
 mod leases;
+mod list;
 mod manifest;
 mod marks;
 mod name;
@@ -60,7 +63,6 @@ use self::name::{ImageName, InvalidImageName, Version};
 use self::platform::Board;
 use self::progress::Progress;
 use self::records::Record;
-use self::registry::Refusal;
 use self::space::{Shortages, no_space};
 use self::throttle::Throttle;
 use self::unpack::Snapshots;
@@ -69,7 +71,12 @@ use crate::clock::Clock;
 use crate::config;
 use crate::runtime::RuntimeError;
 
+pub use self::by_hand::PulledImage;
+pub use self::export::Export;
 pub use self::import::ImportedImage;
+pub use self::list::ImageInfo;
+pub use self::name::full_name;
+pub use self::parcel::archived_names;
 pub use self::verify::RepairedImage;
 
 /// Whether a file's text holds a public key that signatures of images can be judged by.
@@ -97,21 +104,6 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// A name or number; empty is SIGTERM.
     pub stop_signal: String,
-}
-
-/// An image on the board, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageInfo {
-    /// The full reference.
-    pub name: String,
-    /// Of its manifest, or of the index that holds it.
-    pub digest: Digest,
-    /// Bytes of its layers and configuration as they were fetched; 0 where they are not all there.
-    pub size: u64,
-    /// `linux/arm64/v8`; empty where it is not all there, or not for this board.
-    pub platform: String,
-    /// It came from an archive, and no registry is asked.
-    pub imported: bool,
 }
 
 /// The images of one containerd namespace. Clones share what they know and take turns at pulling.
@@ -194,7 +186,8 @@ impl Images {
     /// Makes the image local and unpacked, and says which bits the reference stands for.
     ///
     /// What was imported, and what a digest names, is used without asking. For other tags the registry is asked; if it
-    /// cannot be reached or has lost the tag, the local copy is taken with a warning. Where somebody must vouch for the
+    /// cannot be reached, has lost the tag or wants other credentials, the local copy is taken with a warning that says
+    /// so. Where somebody must vouch for the
     /// image, nothing is fetched, unpacked or used before somebody did.
     pub async fn ensure(
         &self,
@@ -228,29 +221,36 @@ impl Images {
             digest,
             warning,
         };
-        if let Some(local) = &local {
-            let settled = local.is_imported() || matches!(name.version(), Version::Digest(_));
-            let settled = settled && self.check_local(&name, local).await.is_ok();
-            if settled && self.is_whole(local).await? {
-                return Ok(resolved(local.target.digest, None));
-            }
+        if let Some(local) = &local
+            && let Some(digest) = self.settled(&name, local).await?
+        {
+            return Ok(resolved(digest, None));
         }
         let refusal = match self.update(reference, &name, local.as_ref(), logins).await? {
             Ok(digest) => return Ok(resolved(digest, None)),
             Err(refusal) => refusal,
         };
-        match (refusal, local) {
-            (Refusal::Unreachable(why) | Refusal::NotFound(why), Some(local))
-                if {
-                    self.check_local(&name, &local).await?;
-                    self.is_whole(&local).await?
-                } =>
-            {
-                let digest = local.target.digest;
-                Ok(resolved(digest, Some(format!("{why}; the local copy {digest} is used"))))
+        // Whatever the registry says, away, empty or closed to us: what is here runs, if it is whole and trusted.
+        if let Some(local) = local {
+            self.check_local(&name, &local).await?;
+            if self.is_whole(&local).await? {
+                let (digest, mut why) = (local.target.digest, refusal.into_error().trouble());
+                why.details = format!("{}; the local copy {digest} is used", why.details);
+                return Ok(resolved(digest, Some(why)));
             }
-            (refusal, _) => Err(self.misfit(&name).unwrap_or_else(|| refusal.into_error())),
         }
+        Err(self.misfit(&name).unwrap_or_else(|| refusal.into_error()))
+    }
+
+    /// What a local image stands for, where no registry has a say in it: it was imported, or a digest names it.
+    async fn settled(
+        &self,
+        name: &ImageName,
+        local: &Record,
+    ) -> Result<Option<Digest>, RuntimeError> {
+        let settled = local.is_imported() || matches!(name.version(), Version::Digest(_));
+        let settled = settled && self.check_local(name, local).await.is_ok();
+        Ok((settled && self.is_whole(local).await?).then_some(local.target.digest))
     }
 
     async fn local(&self, name: &ImageName) -> Result<Option<Record>, RuntimeError> {
@@ -326,37 +326,6 @@ impl Images {
         self.progress.slow()
     }
 
-    /// Every image on the board, by name.
-    pub async fn list(&self) -> Result<Vec<ImageInfo>, RuntimeError> {
-        let mut records = records::list(&self.connection).await?;
-        records.sort_by(|a, b| a.name.cmp(&b.name));
-        // The second record of an image that also has a name is bookkeeping.
-        let named: Vec<Digest> = records
-            .iter()
-            .filter(|record| !record.name.contains('@'))
-            .map(|record| record.target.digest)
-            .collect();
-        records
-            .retain(|record| !record.name.contains('@') || !named.contains(&record.target.digest));
-        let mut infos = Vec::with_capacity(records.len());
-        for record in records {
-            let imported = record.is_imported();
-            let digest = record.target.digest;
-            let (size, platform) = match self.selected(&record.name, digest).await {
-                Ok(found) => {
-                    let layers: u64 = found.manifest.layers.iter().map(|layer| layer.size).sum();
-                    (layers + found.manifest.config.size, found.platform.to_string())
-                }
-                Err(RuntimeError::Failed(_)) => (0, String::new()),
-                Err(error @ (RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_))) => {
-                    return Err(error);
-                }
-            };
-            infos.push(ImageInfo { name: record.name, digest, size, platform, imported });
-        }
-        Ok(infos)
-    }
-
     /// Whether a recorded image can be run; one with a part missing can be fetched again.
     async fn is_whole(&self, record: &Record) -> Result<bool, RuntimeError> {
         match self.prepare(&record.name, record.target.digest).await {
@@ -428,7 +397,8 @@ impl Images {
         for (name, labels) in
             [(name.pinned(root.digest), labels.pinned), (name.clone(), labels.named)]
         {
-            let record = Record { name: name.to_string(), target: root.clone(), labels };
+            let (name, target) = (name.to_string(), root.clone());
+            let record = Record { name, target, labels, made: None };
             records::put(leased, record).await?;
         }
         self.marks.flushed(&name.to_string(), image).await?;

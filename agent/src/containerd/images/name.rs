@@ -126,6 +126,11 @@ impl FromStr for ImageName {
     }
 }
 
+/// A reference in full, as images are listed; none for a text that is no reference.
+pub fn full_name(reference: &str) -> Option<String> {
+    reference.parse().ok().map(|name: ImageName| name.to_string())
+}
+
 /// A registry by its one name, for references and for the `server` of credentials alike.
 pub(super) fn registry_name(server: &str) -> &str {
     let server =

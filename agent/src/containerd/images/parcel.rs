@@ -1,6 +1,6 @@
 //! What an archive holds for this board: each image with a name, found complete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +23,9 @@ use super::trouble;
 use crate::runtime::RuntimeError;
 
 /// The name in full, as containerd writes it.
-const NAME: &str = "io.containerd.image.name";
+pub(super) const NAME: &str = "io.containerd.image.name";
 /// The tag alone, or the name in full: tools differ.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// One image of an archive, found complete.
 pub(super) struct Parcel {
@@ -91,10 +91,7 @@ impl ArchiveReader {
         }
         let mut parcels = Vec::new();
         for (name, entries) in named {
-            let root = match entries.as_slice() {
-                [only] => only,
-                several => choose(board, &name.to_string(), several)?,
-            };
+            let root = choose(board, &name.to_string(), &entries)?;
             let image = Selected::find(board, &name.to_string(), root.clone(), self).await?;
             parcels.push(self.parcel(name, image)?);
         }
@@ -266,6 +263,27 @@ impl ArchiveReader {
     }
 }
 
+/// The names of all images in an archive, whatever board they are for. Blocks.
+pub fn archived_names(path: &Path) -> io::Result<Vec<String>> {
+    let mut archive = Archive::open(path)?;
+    let mut found = BTreeSet::new();
+    if let Some(extent) = archive.find("index.json") {
+        let bytes = archive.read(extent, MAX_DOCUMENT)?;
+        let Ok(Document::Index(entries, _)) = Document::parse(&bytes) else {
+            return Err(io::Error::other("index.json is no index"));
+        };
+        found.extend(entries.iter().filter_map(annotated));
+    }
+    if let Some(extent) = archive.find("manifest.json")
+        && found.is_empty()
+    {
+        let bytes = archive.read(extent, MAX_DOCUMENT)?;
+        let images: Vec<DockerImage> = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+        found.extend(images.iter().flat_map(names));
+    }
+    Ok(found.iter().map(ToString::to_string).collect())
+}
+
 impl Documents for ArchiveReader {
     async fn document(&mut self, which: &Descriptor) -> Result<Vec<u8>, RuntimeError> {
         let found = self.json(&blob_path(&which.digest)).await?;
@@ -273,7 +291,7 @@ impl Documents for ArchiveReader {
     }
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

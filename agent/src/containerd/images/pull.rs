@@ -1,8 +1,7 @@
 //! The way of an image from a registry into the content store.
 
 use domain::model::Digest;
-use domain::reason::Reason;
-use domain::replica::{RegistryLogin, Trouble};
+use domain::replica::RegistryLogin;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tracing::{debug, info};
@@ -48,10 +47,11 @@ impl Images {
         };
         match fetched.await {
             Ok(()) => Ok(Ok(digest)),
-            Err(RuntimeError::Failed(Trouble { reason: Reason::RegistryUnreachable, details })) => {
-                Ok(Err(Refusal::Unreachable(details)))
+            // What a registry refuses in the middle is a refusal like one at the door.
+            Err(RuntimeError::Failed(trouble)) => {
+                Refusal::of(trouble).map(Err).map_err(RuntimeError::Failed)
             }
-            Err(error) => Err(error),
+            Err(error @ (RuntimeError::Unavailable(_) | RuntimeError::Forbidden(_))) => Err(error),
         }
     }
 

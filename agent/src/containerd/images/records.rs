@@ -1,10 +1,12 @@
 //! Image records: the names that containerd knows images by, and that keep their content from being collected.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use containerd_client::services::v1 as services;
 use containerd_client::tonic::Code;
 use containerd_client::types;
+use domain::model::WallTime;
 
 use super::manifest::Descriptor;
 use crate::containerd::connection::{Connection, failed};
@@ -27,6 +29,8 @@ pub(super) struct Record {
     pub(super) name: String,
     pub(super) target: Descriptor,
     pub(super) labels: BTreeMap<String, String>,
+    /// When it was made; none for one that is about to be.
+    pub(super) made: Option<WallTime>,
 }
 
 impl Record {
@@ -39,10 +43,12 @@ impl Record {
         let target = image.target?;
         let digest = target.digest.parse().ok()?;
         let size = u64::try_from(target.size).ok()?;
+        let seconds = image.created_at.and_then(|made| u64::try_from(made.seconds).ok());
         Some(Self {
             name: image.name,
             target: Descriptor::plain(&target.media_type, digest, size),
             labels: image.labels.into_iter().collect(),
+            made: seconds.map(|seconds| WallTime(Duration::from_secs(seconds))),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::model::Digest;
 use domain::reason::Reason;
-use domain::replica::RegistryLogin;
+use domain::replica::{RegistryLogin, Trouble};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use oci_client::client::{
@@ -49,6 +49,20 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// What a registry said, back from a trouble. The inner error is a trouble of another kind.
+    pub(super) fn of(trouble: Trouble) -> Result<Self, Trouble> {
+        let is = |reason| trouble.reason == reason;
+        if is(Reason::RegistryUnreachable) {
+            Ok(Self::Unreachable(trouble.details))
+        } else if is(Reason::ImageNotFound) {
+            Ok(Self::NotFound(trouble.details))
+        } else if is(Reason::ImageUnauthorized) {
+            Ok(Self::Unauthorized(trouble.details))
+        } else {
+            Err(trouble)
+        }
+    }
+
     pub(super) fn into_error(self) -> RuntimeError {
         match self {
             Self::Unreachable(details) => trouble(Reason::RegistryUnreachable, details),

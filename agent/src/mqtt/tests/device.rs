@@ -245,6 +245,7 @@ impl Loop {
             | Request::Run { .. }
             | Request::Round { .. }
             | Request::ImagesRepaired { .. }
+            | Request::ImageUses { .. }
             | Request::ImagesChanged => {
                 panic!("the control plane asks no such thing")
             }

@@ -196,11 +196,14 @@ async fn a_job_goes_with_its_file() {
 #[tokio::test(start_paused = true)]
 async fn a_remark_about_an_image_is_a_warning_of_the_status() {
     let mut board = Board::start();
-    board.world().image_warning = Some("the registry was not in reach".to_owned());
+    let details = "the registry refused; the local copy is used".to_owned();
+    board.world().image_warning = Some(Trouble { reason: Reason::ImageUnauthorized, details });
     board.send("hello", &document("hello", "v1", 1)).await.unwrap();
     runs(&mut board, "hello").await;
     let status = board.until("hello", |status| !status.warnings.is_empty()).await;
-    assert_eq!(status.warnings.last().unwrap().path, "properties.template.containers[0].image");
+    let warning = status.warnings.last().unwrap();
+    assert_eq!(warning.path, "properties.template.containers[0].image");
+    assert_eq!(warning.reason, Reason::ImageUnauthorized);
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,7 @@ pub(super) struct World {
     pub(super) clearings: Vec<Clearing>,
     /// Images that go at the next clearing.
     pub(super) unneeded: Vec<Removed>,
-    pub(super) image_warning: Option<String>,
+    pub(super) image_warning: Option<Trouble>,
     pub(super) store_trouble: Option<Trouble>,
     /// No volume can be made.
     pub(super) volume_trouble: Option<Trouble>,

@@ -4,6 +4,7 @@ mod access;
 mod archives;
 mod clear;
 mod cuts;
+mod exports;
 mod fixture;
 mod flaky;
 mod leases;

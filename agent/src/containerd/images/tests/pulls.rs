@@ -24,7 +24,7 @@ async fn a_tag_is_pulled_then_followed_and_without_its_registry_used_with_a_warn
 
     registry.push("a/hello", "1", &old).await;
     let first = images.ensure(&reference, &[]).await.unwrap();
-    assert_eq!((first.digest, first.warning.as_deref()), (old.root.digest, None));
+    assert_eq!((first.digest, &first.warning), (old.root.digest, &None));
     assert_eq!(first.name, reference);
     assert_eq!(images.config(&first).await.unwrap().chain_id, old.chain);
     assert_eq!(images.ensure(&reference, &[]).await.unwrap(), first);
@@ -45,12 +45,16 @@ async fn a_tag_is_pulled_then_followed_and_without_its_registry_used_with_a_warn
     registry.lose_all();
     let lost = images.ensure(&reference, &[]).await.unwrap();
     assert_eq!(lost.digest, new.root.digest);
-    assert!(lost.warning.unwrap().contains("is not there; the local copy"));
+    let why = lost.warning.unwrap();
+    assert_eq!(why.reason, Reason::ImageNotFound);
+    assert!(why.details.contains("is not there; the local copy"), "{}", why.details);
 
     registry.stop();
     let away = images.ensure(&reference, &[]).await.unwrap();
     assert_eq!(away.digest, new.root.digest);
-    assert!(away.warning.unwrap().contains("the local copy"));
+    let why = away.warning.unwrap();
+    assert_eq!(why.reason, Reason::RegistryUnreachable);
+    assert!(why.details.contains("the local copy"), "{}", why.details);
     // The bits of an earlier revision need no registry, nor a warning.
     let pinned = images.ensure(&pinned, &[]).await.unwrap();
     assert_eq!((pinned.digest, pinned.warning), (old.root.digest, None));
@@ -136,6 +140,14 @@ async fn credentials_open_a_closed_registry_and_wrong_ones_do_not() {
     assert!(blobs(&containerd.connection()).await.is_empty());
     let image = images.ensure(&reference, &registry.right_login()).await.unwrap();
     assert_eq!(image.digest, sample.root.digest);
+
+    // A password that is good no more is no reason to stop what can run; a person is told all the same.
+    let image = images.ensure(&reference, &registry.login("wrong")).await.unwrap();
+    let why = image.warning.unwrap();
+    assert_eq!((image.digest, why.reason), (sample.root.digest, Reason::ImageUnauthorized));
+    assert!(why.details.contains("the local copy"), "{}", why.details);
+    let by_hand = images.pull_by_hand(&reference, None).await;
+    assert_reason(by_hand, Reason::ImageUnauthorized, &["wants credentials"]);
 }
 
 #[tokio::test]
