@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::finish;
+use crate::vm::Machine;
 
 /// A program or file that must be there, and the package of Debian that has it.
 const NEEDED: &[(&str, &str)] = &[
@@ -37,6 +38,23 @@ const NEEDED: &[(&str, &str)] = &[
 const NEEDED_FOR_BENCH: &[(&str, &str)] =
     &[("nginx", "nginx-light"), ("strip", "binutils"), ("wrk", "wrk")];
 
+/// What makes and runs an emulated machine.
+const NEEDED_FOR_VM: &[(&str, &str)] = &[
+    ("cpio", "cpio"),
+    ("debugfs", "e2fsprogs"),
+    ("depmod", "kmod"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("strip", "binutils"),
+    ("xzcat", "xz-utils"),
+];
+const NEEDED_FOR_X86: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86")];
+const NEEDED_FOR_ARM: &[(&str, &str)] = &[
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("arch-test", "arch-test"),
+    ("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu"),
+];
+
 /// Where programs of the system lie, also those that only root has on its path.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,6 +66,15 @@ pub(crate) fn install() -> Result<()> {
 /// Installs what the bench needs beyond that.
 pub(crate) fn install_for_bench() -> Result<()> {
     install_all(NEEDED_FOR_BENCH)
+}
+
+/// Installs what an emulated machine needs.
+pub(crate) fn install_for_vm(machine: Machine) -> Result<()> {
+    install_all(NEEDED_FOR_VM)?;
+    install_all(match machine {
+        Machine::X86 => NEEDED_FOR_X86,
+        Machine::Arm => NEEDED_FOR_ARM,
+    })
 }
 
 /// Installs what is missing; says what is missing where we may not.
@@ -95,7 +122,7 @@ fn is_there(file: &str) -> bool {
 }
 
 /// The owner of our own process directory is who we are.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
 }

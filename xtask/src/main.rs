@@ -1,10 +1,11 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|install|recipe|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|vm|install|recipe|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
 mod install;
 mod recipe;
 mod steps;
+mod vm;
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
@@ -22,6 +23,7 @@ usage: cargo xtask <chore>
   test [--long]      format, lints, unit, property and system tests, and the demo
   ci                 the same, as .ci/run calls it
   bench [part…]      speed and size of the release build beside containerd alone and nginx
+  vm [x86-64|arm64]  whole emulated machines (both): first boot, power cuts, no broker, no clock
   install            what the others need, by apt-get
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
   size               the size of the release binary
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         "demo" => demo(options),
         "test" | "ci" => test(options),
         "bench" => bench(options),
+        "vm" => vm::run(options),
         "install" => install::install(),
         "recipe" => recipe::write(root()),
         "size" => size(),
@@ -83,7 +86,8 @@ fn test(options: &[String]) -> Result<()> {
         let run = ["run", "--quiet", "--package", "system-tests", "--bin", "demo"];
         finish(&mut cargo(&run))
     });
-    unit.and(system).and(demo)
+    let machines = if long { steps.run("machines", || vm::run(&[])) } else { Ok(()) };
+    unit.and(system).and(demo).and(machines)
 }
 
 fn demo(options: &[String]) -> Result<()> {
