@@ -49,6 +49,11 @@ impl Image {
         Ok(Self::new(name, testapp()?, ["/testapp"]))
     }
 
+    /// The test app as it was built for another machine.
+    pub fn testapp_at(name: &str, program: PathBuf) -> Self {
+        Self::new(name, program, ["/testapp"])
+    }
+
     /// Busybox with a link for each of a few commands; runs `sh` unless told otherwise.
     pub fn busybox(name: &str) -> Self {
         Self::new(name, "/bin/busybox".into(), ["/bin/busybox", "sh"])

@@ -1,135 +1,239 @@
-//! A Debian of a test's own, booted in a container: systemd, dpkg and the unit are real. Containers do not run in it.
+//! A whole machine, emulated: its own kernel, systemd, containerd and the agent as its unit starts it.
+//!
+//! ```text
+//!   this machine                                     emulated
+//!   ┌────────────────────────────────┐              ┌──────────────────────────────┐
+//!   │ test ── port ──────────────────┼── forward ──▶│ :80 ingress                  │
+//!   │ Broker on the board's cable ◀──┼── NAT ───────┤ skerry.service               │
+//!   │ Shell ── socket ───────────────┼── port ─────▶│ test-shell.service           │
+//!   └────────────────────────────────┘              └──────────────────────────────┘
+//! ```
+//!
+//! Killing the emulator is cutting the power: what the machine had not written to its disk is lost.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
+use anyhow::{Context, Result};
 
-use crate::command::{output, run};
+use crate::disk::Disk;
 use crate::http::Client;
-use crate::process::Process;
-use crate::wait::{LONG, eventually};
+use crate::image::Image;
+use crate::lan::Lan;
+use crate::process::{Process, tail};
+use crate::shell::Shell;
 
-/// Where the root file system is kept that every machine begins with: making it takes minutes.
-const KEPT: &str = "/var/cache/skerry/bookworm.tar";
+/// For what an emulated machine does on a loaded one: a boot takes half a minute where nothing else runs.
+pub const EMULATED: Duration = Duration::from_mins(8);
+/// Lines of the console that say why a step failed.
+const CONSOLE_LINES: usize = 60;
+/// Where Debian's packages put units.
+const UNITS: &str = "/usr/lib/systemd/system";
 
-/// What it has beside the essential packages: what the package of Skerry depends on, and what is asked here.
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,containerd,runc,nftables,ca-certificates,iproute2,procps";
+/// The processor of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A PC.
+    X86,
+    /// A board with a 64-bit ARM.
+    Arm,
+}
 
-/// A machine that runs.
+impl Kind {
+    /// By the name on the command line.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "x86-64" => Some(Self::X86),
+            "arm64" => Some(Self::Arm),
+            _ => None,
+        }
+    }
+
+    fn emulator(self) -> Command {
+        // Boots of a test have time; who works beside them has less.
+        let mut command = Command::new("nice");
+        match self {
+            // Without cx16: Debian's kernel panics on it under this emulation.
+            Self::X86 => command
+                .args(["qemu-system-x86_64", "-machine", "q35"])
+                .args(["-cpu", "max,cx16=off"]),
+            Self::Arm => {
+                command.args(["qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"])
+            }
+        };
+        command
+    }
+
+    fn console(self) -> &'static str {
+        match self {
+            Self::X86 => "ttyS0",
+            Self::Arm => "ttyAMA0",
+        }
+    }
+
+    /// The test app as an image for it.
+    pub fn testapp(self, name: &str, programs: &Path) -> Image {
+        let image = Image::testapp_at(name, programs.join("testapp"));
+        match self {
+            Self::X86 => image.platform("amd64", ""),
+            Self::Arm => image.platform("arm64", "v8"),
+        }
+    }
+}
+
+/// How a machine comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boot {
+    /// Whether there is a network card.
+    pub network: bool,
+    /// Seconds since 1970 that its clock shows; what it has if it is `None` is the right time.
+    pub clock: Option<u32>,
+}
+
+/// A machine with its disk, on or off.
 #[derive(Debug)]
 pub struct Machine {
-    process: Process,
-    /// The first process in it.
-    init: u32,
-    root: TempDir,
+    kind: Kind,
+    root: PathBuf,
+    dir: PathBuf,
+    disk: Disk,
+    /// Where its port 80 can be reached from here.
+    web: SocketAddr,
+    emulator: Option<Process>,
+    shell: Option<Shell>,
 }
 
 impl Machine {
-    /// Boots one.
-    pub fn boot() -> Result<Self> {
-        Self::boot_after(|_| Ok(()))
+    /// A machine that was never on, with the agent as its package lays it, and `name` for its files. `root` has its
+    /// system, `programs` the agent and the test app.
+    pub fn new(lan: &Lan, name: &str, kind: Kind, root: &Path, programs: &Path) -> Result<Self> {
+        let dir = lan.dir().join(name);
+        fs::create_dir_all(&dir)?;
+        let web = SocketAddr::from((lan.host(), lan.free_port()?));
+        let mut disk = Disk::copy(&root.join("root.img"), dir.join("disk.img"))?;
+        install(&mut disk, programs)?;
+        let root = root.to_owned();
+        Ok(Self { kind, root, dir, disk, web, emulator: None, shell: None })
     }
 
-    /// Boots one after something was done to its root file system.
-    pub fn boot_after(prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
-        if !Path::new(KEPT).exists() {
-            make_root()?;
+    /// The disk, for what a test adds while the machine is off.
+    pub fn disk(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
+    /// Has `image` come with the board.
+    pub fn preload(&mut self, image: &Image) -> Result<()> {
+        let file = format!("{}.tar", image.name().replace(['/', ':'], "-"));
+        let path = self.disk.scratch().join(&file);
+        image.write_oci(&path)?;
+        self.disk.file(&path, &format!("/usr/share/skerry/images/{file}"), 0o644);
+        Ok(())
+    }
+
+    /// Turns it on.
+    pub fn start(&mut self, boot: Boot) -> Result<()> {
+        self.disk.write()?;
+        let socket = self.dir.join("shell.sock");
+        let _ = fs::remove_file(&socket);
+        let mut command = self.kind.emulator();
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "1G", "-nodefaults"]);
+        command.args(["-display", "none", "-no-reboot"]);
+        command.arg("-kernel").arg(self.root.join("vmlinuz"));
+        command.arg("-initrd").arg(self.root.join("initrd"));
+        command.args(["-append", &self.kernel_words(boot)]);
+        let console = self.dir.join("console.log");
+        let console = format!("file,id=console,append=on,path={}", console.display());
+        command.args(["-chardev", &console, "-serial", "chardev:console"]);
+        let disk = self.disk.path().display();
+        // Written back like a real disk's cache: what the machine flushes is safe from a kill, all else may not be there.
+        command
+            .arg("-drive")
+            .arg(format!("file={disk},format=raw,if=none,id=disk,cache=writeback"));
+        command.args(["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"]);
+        command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell"]);
+        let chardev = format!("socket,id=shell,path={},server=on,wait=on", socket.display());
+        command.args(["-chardev", &chardev]);
+        if boot.network {
+            let forward = format!("user,id=net,hostfwd=tcp:{}-:80", self.web);
+            // No boot from the network, hence no firmware for it.
+            command.args(["-netdev", &forward, "-device", "virtio-net-pci,netdev=net,romfile="]);
         }
-        let root = tempfile::Builder::new().prefix("skt-machine-").tempdir()?;
-        run("tar", ["-C", &root.path().display().to_string(), "-xf", KEPT])?;
-        prepare(root.path())?;
-        let mut command = Command::new("systemd-nspawn");
-        command
-            .args([
-                "--quiet",
-                "--register=no",
-                "--keep-unit",
-                "--private-network",
-                "--console=pipe",
-            ])
-            .args(["--boot", "--directory"])
-            .arg(root.path())
-            .arg("--machine=skerry-test")
-            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
-        let process = Process::start("the machine", &mut command, &root.path().join("boot.log"))?;
-        let init = eventually("the machine's first process", LONG, || first_child(process.pid()))?;
-        let machine = Self { process, init, root };
-        eventually("the machine to be up", LONG, || {
-            let said = machine.run("systemctl", ["is-system-running"])?;
-            ensure!(said.trim() == "running", "it is {said}");
-            Ok(())
-        })?;
-        Ok(machine)
+        if let Some(seconds) = boot.clock {
+            command.args(["-rtc", &format!("base=1970-01-02T00:00:{:02}", seconds % 60)]);
+        }
+        self.emulator = Some(Process::start("qemu", &mut command, &self.dir.join("qemu.log"))?);
+        self.shell = Some(Shell::connect(&socket).with_context(|| self.told())?);
+        Ok(())
     }
 
-    /// Runs a program in it, to its end; what it printed.
-    pub fn run<const N: usize>(&self, program: &str, words: [&str; N]) -> Result<String> {
-        let outcome = self.try_run(program, words)?;
-        let said = String::from_utf8_lossy(&outcome.stderr);
-        ensure!(outcome.status.success(), "{program} {words:?}: {}", said.trim());
-        Ok(String::from_utf8_lossy(&outcome.stdout).into_owned())
+    fn kernel_words(&self, boot: Boot) -> String {
+        let console = self.kind.console();
+        // systemd moves a clock that is older than itself to its own age; a board without it would stay in 1970.
+        let clock = boot.clock.map(|seconds| format!("systemd.clock_usec={seconds}000000"));
+        format!(
+            "root=/dev/vda rw console={console} net.ifnames=0 panic=-1 systemd.show_status=0 \
+             systemd.journald.forward_to_console=1 systemd.journald.max_level_console=info {}",
+            clock.unwrap_or_default()
+        )
     }
 
-    /// The same; the whole outcome.
-    pub fn try_run<const N: usize>(&self, program: &str, words: [&str; N]) -> Result<Output> {
-        output(self.command(program).args(words))
+    /// Cuts the power.
+    pub fn cut(&mut self) -> Result<()> {
+        self.shell = None;
+        if let Some(mut emulator) = self.emulator.take() {
+            emulator.kill()?;
+        }
+        Ok(())
     }
 
-    /// A program in it, to be completed.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]);
-        command.arg(format!("--target={}", self.init)).arg(program);
-        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
-        command
+    /// Somebody on the LAN.
+    pub fn client(&self) -> Client {
+        Client::new(self.web)
     }
 
-    /// A place in its file system.
-    pub fn at(&self, path: &str) -> PathBuf {
-        self.root.path().join(path.trim_start_matches('/'))
+    /// Runs a line of the shell in it; its first answer says that the machine has come so far.
+    pub fn run(&mut self, line: &str) -> Result<String> {
+        let outcome = match &mut self.shell {
+            Some(shell) => shell.run(line, EMULATED),
+            None => anyhow::bail!("the machine is off"),
+        };
+        outcome.with_context(|| self.told())
     }
 
-    /// A property of a unit.
-    pub fn property(&self, unit: &str, name: &str) -> Result<String> {
-        Ok(self.run("systemctl", ["show", "--property", name, "--value", unit])?.trim().to_owned())
-    }
-
-    /// Somebody in it who asks one of its ports.
-    pub fn client(&self, port: u16) -> Client {
-        let netns = format!("/proc/{}/ns/net", self.init);
-        Client::inside(netns.into(), SocketAddr::from(([127, 0, 0, 1], port)))
-    }
-
-    /// What the unit has said.
-    pub fn journal(&self, unit: &str) -> String {
-        self.run("journalctl", ["--no-pager", "--unit", unit]).unwrap_or_default()
+    /// The last of its console and of the emulator's complaints, for whoever asks why.
+    pub fn told(&self) -> String {
+        let text = |name: &str| fs::read(self.dir.join(name)).unwrap_or_default();
+        let console = text("console.log");
+        let console = String::from_utf8_lossy(&console);
+        let complaints = text("qemu.log");
+        format!(
+            "the console says:\n{}\n{}",
+            tail(&console, CONSOLE_LINES),
+            String::from_utf8_lossy(&complaints)
+        )
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Its first process is asked to end the others; what it mounted ends with it.
-        let _ = self.process.terminate();
+/// What the package of the agent brings.
+fn install(disk: &mut Disk, programs: &Path) -> Result<()> {
+    let systemd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    for folder in
+        ["/etc/skerry", "/etc/skerry/apps.d", "/usr/share/skerry", "/usr/share/skerry/images"]
+    {
+        disk.folder(folder);
     }
-}
-
-fn first_child(pid: u32) -> Result<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    Ok(children.split_whitespace().next().context("it has none yet")?.parse()?)
-}
-
-fn make_root() -> Result<()> {
-    let kept = Path::new(KEPT);
-    fs::create_dir_all(kept.parent().context("it lies somewhere")?)?;
-    // Under its name only when it is whole.
-    let whole = format!("{KEPT}.new.tar");
-    let include = format!("--include={PACKAGES}");
-    run("mmdebstrap", ["--quiet", "--variant=minbase", &include, "bookworm", &whole])?;
-    fs::rename(whole, kept)?;
-    Ok(())
+    disk.file(&programs.join("skerry"), "/usr/bin/skerry", 0o755);
+    for (file, at) in [
+        ("skerry.service", format!("{UNITS}/skerry.service")),
+        ("skerry.sysusers", "/usr/lib/sysusers.d/skerry.conf".to_owned()),
+        ("skerry.tmpfiles", "/usr/lib/tmpfiles.d/skerry.conf".to_owned()),
+    ] {
+        disk.file(&systemd.join(file), &at, 0o644);
+    }
+    let wants = "/etc/systemd/system/multi-user.target.wants/skerry.service";
+    disk.link(wants, &format!("{UNITS}/skerry.service"));
+    disk.write()
 }

@@ -76,7 +76,7 @@ fn belongs(pid: i32, lan: &Lan) -> bool {
     }
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let prefix = format!("{}/", lan.dir().display());
-    let is_part = ["containerd", "skerry", "mosquitto", "docker-registry"]
+    let is_part = ["containerd", "skerry", "mosquitto", "docker-registry", "qemu-system"]
         .iter()
         .any(|part| command.split('\0').next().is_some_and(|program| program.contains(part)));
     (is_part && command.contains(&prefix)) || shares_namespace(pid, &lan.netns())

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Disk, LONG, Machine, SHORT, eventually, output, pause, run};
+use system_tests::{Disk, LONG, Debian, SHORT, eventually, output, pause, run};
 use tempfile::TempDir;
 
 const UNIT: &str = "skerry.service";
@@ -82,19 +82,19 @@ fn built() -> Result<PathBuf> {
 }
 
 /// Puts a file into the machine; its path there.
-fn put(machine: &Machine, file: &Path) -> Result<String> {
+fn put(machine: &Debian, file: &Path) -> Result<String> {
     let name = file.file_name().and_then(|name| name.to_str()).context("no name")?;
     fs::copy(file, machine.at("/root").join(name))?;
     Ok(format!("/root/{name}"))
 }
 
-fn install(machine: &Machine, package: &Path) -> Result<()> {
+fn install(machine: &Debian, package: &Path) -> Result<()> {
     let path = put(machine, package)?;
     machine.run("dpkg", ["--force-confold", "--install", &path])?;
     Ok(())
 }
 
-fn await_active(machine: &Machine) -> Result<u32> {
+fn await_active(machine: &Debian) -> Result<u32> {
     eventually("the unit to be active", LONG, || {
         let state = machine.property(UNIT, "ActiveState")?;
         ensure!(state == "active", "it is {state}");
@@ -102,12 +102,12 @@ fn await_active(machine: &Machine) -> Result<u32> {
     })
 }
 
-fn same(machine: &Machine, program: &Path) -> Result<bool> {
+fn same(machine: &Debian, program: &Path) -> Result<bool> {
     Ok(fs::read(machine.at("/usr/bin/skerry"))? == fs::read(program)?)
 }
 
 /// Waits until the agent that runs is `program`, and no trial is on.
-fn await_agent(machine: &Machine, program: &Path) -> Result<()> {
+fn await_agent(machine: &Debian, program: &Path) -> Result<()> {
     eventually("the agent to be back", LONG, || {
         ensure!(same(machine, program)?, "another is in its place");
         ensure!(!machine.at("/var/lib/skerry/upgrade/previous").exists(), "a trial is on");
@@ -117,7 +117,7 @@ fn await_agent(machine: &Machine, program: &Path) -> Result<()> {
 }
 
 /// Runs `work` while somebody connects to port 80 again and again; how often that went well. None may fail.
-fn unrefused(machine: &Machine, work: impl FnOnce() -> Result<()>) -> Result<u32> {
+fn unrefused(machine: &Debian, work: impl FnOnce() -> Result<()>) -> Result<u32> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let asked = scope.spawn(|| {
@@ -148,7 +148,7 @@ fn the_package_comes_is_replaced_and_goes() -> Result<()> {
     let first = goods.package("0.1.0", &goods.agent)?;
     let other = goods.other()?;
     let second = goods.package("0.1.1", &other)?;
-    let machine = Machine::boot()?;
+    let machine = Debian::boot()?;
 
     install(&machine, &first)?;
     let before = await_active(&machine)?;
@@ -192,7 +192,7 @@ fn a_new_agent_that_completes_no_round_gives_way_to_the_old_one() -> Result<()> 
         return Ok(());
     }
     let goods = Goods::new()?;
-    let machine = Machine::boot()?;
+    let machine = Debian::boot()?;
     install(&machine, &goods.package("0.1.0", &goods.agent)?)?;
     await_active(&machine)?;
     let upgrade = |file: &Path, patience: &str| {
@@ -250,7 +250,7 @@ fn a_loop_that_hangs_is_started_again_by_the_watchdog() -> Result<()> {
     }
     let goods = Goods::new()?;
     let mut disk = None;
-    let machine = Machine::boot_after(|root| {
+    let machine = Debian::boot_after(|root| {
         disk = Some(Disk::new(&root.join("disk.img"), &root.join("var/lib/skerry"))?);
         Ok(())
     })?;

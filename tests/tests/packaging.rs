@@ -115,6 +115,10 @@ fn the_unit_keeps_what_the_agent_relies_on() -> Result<()> {
     ] {
         ensure!(has(line), "the unit lacks {line}");
     }
+    for target in ["network-online.target", "time-sync.target"] {
+        let waits = unit.lines().any(|line| !line.starts_with('#') && line.contains(target));
+        ensure!(!waits, "a board that is out of reach would wait for {target}");
+    }
     let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec="));
     let stop: u32 = stop.context("the unit has no TimeoutStopSec")?.parse()?;
     ensure!(10 < stop, "open requests get 10 s to end, and the unit gives {stop} s");

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Board, Disk, Document, Image, LONG, Lan, SHORT, eventually, pause};
+use system_tests::{Board, FreezableDisk, Document, Image, LONG, Lan, SHORT, eventually, pause};
 
 /// Of the watchdog. The unit's is a minute.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ fn await_word(board: &mut Board, words: &str) -> Result<String> {
 #[test]
 fn the_watchdog_is_fed_by_an_idle_loop_and_not_for_one_that_hangs() -> Result<()> {
     let mut board = board()?;
-    let disk = Disk::new(&board.dir().join("disk.img"), &board.dir().join("state"))?;
+    let disk = FreezableDisk::new(&board.dir().join("disk.img"), &board.dir().join("state"))?;
     board.start_containerd()?;
     board.start()?;
     for _ in 0..3 {

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::finish;
+use crate::vm::Machine;
 
 /// A program or file that must be there, and the package of Debian that has it.
 const NEEDED: &[(&str, &str)] = &[
@@ -40,6 +41,22 @@ const NEEDED_FOR_BENCH: &[(&str, &str)] =
 /// What long tests need: a Debian to boot.
 const NEEDED_FOR_LONG: &[(&str, &str)] =
     &[("mmdebstrap", "mmdebstrap"), ("strip", "binutils"), ("systemd-nspawn", "systemd-container")];
+/// What makes and runs an emulated machine.
+const NEEDED_FOR_VM: &[(&str, &str)] = &[
+    ("cpio", "cpio"),
+    ("debugfs", "e2fsprogs"),
+    ("depmod", "kmod"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("strip", "binutils"),
+    ("xzcat", "xz-utils"),
+];
+const NEEDED_FOR_X86: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86")];
+const NEEDED_FOR_ARM: &[(&str, &str)] = &[
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("arch-test", "arch-test"),
+    ("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu"),
+];
 
 /// Where programs of the system lie, also those that only root has on its path.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -57,6 +74,15 @@ pub(crate) fn install_for_bench() -> Result<()> {
 /// Installs what long tests need beyond that.
 pub(crate) fn install_for_long() -> Result<()> {
     install_all(NEEDED_FOR_LONG)
+}
+
+/// Installs what an emulated machine needs.
+pub(crate) fn install_for_vm(machine: Machine) -> Result<()> {
+    install_all(NEEDED_FOR_VM)?;
+    install_all(match machine {
+        Machine::X86 => NEEDED_FOR_X86,
+        Machine::Arm => NEEDED_FOR_ARM,
+    })
 }
 
 /// Installs what is missing; says what is missing where we may not.
@@ -104,7 +130,7 @@ fn is_there(file: &str) -> bool {
 }
 
 /// The owner of our own process directory is who we are.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
 }

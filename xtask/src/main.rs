@@ -1,4 +1,4 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|build|deb|smoke|install|recipe|lint-recipes|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|vm|build|deb|smoke|install|recipe|lint-recipes|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
@@ -8,6 +8,7 @@ mod install;
 mod recipe;
 mod smoke;
 mod steps;
+mod vm;
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
@@ -25,6 +26,7 @@ usage: cargo xtask <chore>
   test [--long]      format, lints, unit, property and system tests, and the demo
   ci                 the same, as .ci/run calls it
   bench [part…]      speed and size of the release build beside containerd alone and nginx
+  vm [x86-64|arm64]  whole emulated machines (both): first boot, power cuts, no broker, no clock
   build --target aarch64|armv7 [--profile dist]
                      the agent for ARM boards, and its size; more than one --target may be given
   smoke              the same, quickly built, and run here by qemu
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         "demo" => demo(options),
         "test" | "ci" => test(options),
         "bench" => bench(options),
+        "vm" => vm::run(options),
         "build" => cross::run(options),
         "smoke" => cross::build(&boards(), smoke::PROFILE).and_then(|()| smoke::run()),
         "install" => install::install(),
@@ -101,7 +104,8 @@ fn test(options: &[String]) -> Result<()> {
     });
     let arm = steps.run("build for ARM", || cross::build(&boards(), smoke::PROFILE));
     let arm = arm.and_then(|()| steps.run("run on ARM", smoke::run));
-    recipes.and(unit).and(system).and(demo).and(arm)
+    let machines = if long { steps.run("machines", || vm::run(&[])) } else { Ok(()) };
+    recipes.and(unit).and(system).and(demo).and(arm).and(machines)
 }
 
 /// Every kind of board.
