@@ -1,4 +1,4 @@
-//! Every chore of the project: `cargo xtask demo|test|ci|bench|vm|build|deb|smoke|install|recipe|lint-recipes|size`.
+//! Every chore of the project: `cargo xtask demo|test|ci|bench|vm|build|deb|deltas|smoke|install|recipe|lint-recipes|size`.
 //!
 //! It depends on nothing that must be installed first, for it is what installs.
 
@@ -30,6 +30,7 @@ usage: cargo xtask <chore>
   build --target aarch64|armv7 [--profile dist]
                      the agent for ARM boards, and its size; more than one --target may be given
   smoke              the same, quickly built, and run here by qemu
+  deltas             what deltas between layers would save, over real packages (ADR 23)
   install            what the others need, by apt-get
   deb [--target T] [--binary FILE]   the Debian package, for amd64, arm64 or armhf
   recipe             the list of crates that the Yocto recipe needs, from Cargo.lock
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
         "vm" => vm::run(options),
         "build" => cross::run(options),
         "smoke" => cross::build(&boards(), smoke::PROFILE).and_then(|()| smoke::run()),
+        "deltas" => {
+            let run = ["run", "--quiet", "--release", "--package", "system-tests", "--bin"];
+            finish(cargo(&run).arg("deltas"))
+        }
         "install" => install::install(),
         "deb" => deb::make(options),
         "recipe" => recipe::write(root()),

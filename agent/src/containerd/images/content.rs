@@ -244,7 +244,7 @@ impl Content {
         self.label(&blob.digest, labels).await
     }
 
-    async fn label(
+    pub(super) async fn label(
         &self,
         digest: &Digest,
         labels: BTreeMap<String, String>,

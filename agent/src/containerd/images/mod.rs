@@ -32,6 +32,7 @@ mod progress;
 mod pull;
 mod records;
 mod registry;
+mod reuse;
 mod signature;
 mod snapshots;
 mod space;
@@ -380,9 +381,14 @@ impl Images {
         content.put(&manifest.config, &image.config_bytes, keeps).await?;
         let reference =
             |key: String, digest| (format!("containerd.io/gc.ref.content.{key}"), digest);
+        let alike = reuse::alike(&content, image).await?;
         let layers = manifest.layers.iter().enumerate();
+        let stand_ins = alike.values().enumerate();
         let mut keeps: BTreeMap<String, String> = layers
             .map(|(n, layer)| reference(format!("l.{n}"), layer.digest.to_string()))
+            .chain(
+                stand_ins.map(|(n, blob)| reference(format!("alike.{n}"), blob.digest.to_string())),
+            )
             .chain([reference("config".to_owned(), manifest.config.digest.to_string())])
             .collect();
         for (blob, bytes) in image.documents.iter().rev() {
@@ -430,7 +436,8 @@ impl Images {
         image: &Selected,
     ) -> Result<(), RuntimeError> {
         let _turn = self.turns.unpack.lock().await;
-        let unpacked = self.snapshots(leased).unpack(image).await;
+        let alike = reuse::alike(&Content(leased.clone()), image).await?;
+        let unpacked = self.snapshots(leased).unpack(image, &alike).await;
         if let Err(RuntimeError::Failed(Trouble { reason: Reason::ImageCorrupt, .. })) = &unpacked {
             // A blob that is there is not what it should be: left alone, it would be taken for present again.
             self.marks.doubt(name, image);

@@ -15,7 +15,7 @@ use super::progress::Advance;
 use super::records::Record;
 use super::registry::{Refusal, Registry};
 use super::trust::Vouched;
-use super::{Images, Labels};
+use super::{Images, Labels, reuse};
 use crate::containerd::connection::Connection;
 use crate::runtime::RuntimeError;
 
@@ -94,7 +94,9 @@ impl Images {
         self.check_room(name, &image, registry).await?;
         let leased = self.lease("pull", digest).await?;
         self.begin(name, &image).await?;
-        let layers = distinct(&image.manifest.layers);
+        let alike = reuse::alike(&Content(leased.clone()), &image).await?;
+        let mut layers = distinct(&image.manifest.layers);
+        layers.retain(|layer| !alike.contains_key(&layer.digest));
         let advance = self.progress.begin(reference, &layers);
         // A try that fails leaves its lease: under it, the next one goes on where this one stopped.
         self.pull_layers(&leased, registry, &layers, &advance).await?;

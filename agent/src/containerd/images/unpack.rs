@@ -11,9 +11,11 @@ use domain::model::Digest;
 use domain::reason::Reason;
 use tracing::debug;
 
+use super::content::Content;
 use super::flush::Volume;
 use super::manifest::{Descriptor, Selected, chain_ids};
-use super::trouble;
+use super::reuse::Alike;
+use super::{reuse, trouble};
 use crate::containerd::connection::{Connection, failed};
 use crate::runtime::RuntimeError;
 
@@ -48,10 +50,10 @@ impl Snapshots<'_> {
     /// Makes every layer of the image a snapshot. Needs a lease, and one caller at a time.
     ///
     /// A lower layer of some other image may be found, and be collected before it is built upon: then it is made anew,
-    /// under the lease this time.
-    pub(super) async fn unpack(&self, image: &Selected) -> Result<(), RuntimeError> {
+    /// under the lease this time. `alike` stands in for layers that are not here.
+    pub(super) async fn unpack(&self, image: &Selected, alike: &Alike) -> Result<(), RuntimeError> {
         for _ in 0..TRIES {
-            if self.unpack_once(image).await? == Ground::Firm {
+            if self.unpack_once(image, alike).await? == Ground::Firm {
                 return Ok(());
             }
         }
@@ -59,11 +61,12 @@ impl Snapshots<'_> {
         Err(trouble(Reason::ContainerdFailed, details))
     }
 
-    async fn unpack_once(&self, image: &Selected) -> Result<Ground, RuntimeError> {
+    async fn unpack_once(&self, image: &Selected, alike: &Alike) -> Result<Ground, RuntimeError> {
         let mut parent = String::new();
         let chain = chain_ids(&image.diff_ids);
         for ((layer, diff_id), id) in image.manifest.layers.iter().zip(&image.diff_ids).zip(chain) {
             let id = id.to_string();
+            let layer = alike.get(&layer.digest).unwrap_or(layer);
             if !self.contains(&id).await?
                 && self.unpack_layer(layer, diff_id, &parent, &id).await? == Ground::Gone
             {
@@ -124,6 +127,12 @@ impl Snapshots<'_> {
         if applied != diff_id.to_string() {
             let details = format!("{} unpacks to {applied} instead of {diff_id}", layer.digest);
             return Err(trouble(Reason::ImageCorrupt, details));
+        }
+        // For another image that has it packed otherwise; where it fails, that one is fetched.
+        if let Err(error) =
+            reuse::note(&Content(self.connection.clone()), &layer.digest, diff_id).await
+        {
+            debug!(%error, layer = %layer.digest, "what it unpacks to is not noted");
         }
         volume.flush().await?;
         let message = request::CommitSnapshotRequest {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use containerd_client::services::v1::DeleteImageRequest;
+use containerd_client::services::v1::snapshots::RemoveSnapshotRequest;
 use domain::reason::Reason;
 use domain::replica::{RegistryLogin, Secret};
 use serde_json::json;
@@ -15,7 +17,7 @@ use tracing::Span;
 
 use super::fixture::{Access, Registry, Sample, archive, assert_reason, configured, images};
 use crate::config;
-use crate::containerd::testing::PrivateContainerd;
+use crate::containerd::testing::{PrivateContainerd, blobs};
 use crate::tasks::Tasks;
 
 #[tokio::test]
@@ -224,6 +226,57 @@ async fn layers_of_every_packing_and_manifests_of_both_kinds_are_pulled() {
         // Packed otherwise, and the same files.
         assert_eq!(images.config(&image).await.unwrap().chain_id, sample.chain, "{packing}");
     }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_here_in_another_packing_is_not_fetched() {
+    let Some(containerd) = PrivateContainerd::start().await else { return };
+    let Some(registry) = Registry::start(Access::Everyone).await else { return };
+    let images = images(&containerd, &[&registry]);
+    let sample = Sample::here("alike");
+    let name = json!({ "io.containerd.image.name": "docker.io/library/hello:1" });
+    let path = archive(containerd.dir(), "plain.tar", &sample.oci_files(&name));
+    let reference = format!("{}/hello:1", registry.host);
+    let pushed = Command::new("skopeo")
+        .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
+        .args(["--dest-compress", "--dest-compress-format", "gzip"])
+        .arg(format!("oci-archive:{}", path.display()))
+        .arg(format!("docker://{reference}"))
+        .output();
+    if pushed.is_err() {
+        println!("skipped: there is no skopeo");
+        return;
+    }
+    images.import(&path).await.unwrap();
+    let before = blobs(&containerd.connection()).await;
+    let image = images.ensure(&reference, &[]).await.unwrap();
+    let chain = images.config(&image).await.unwrap().chain_id;
+    assert_eq!(chain, sample.chain);
+    let after = blobs(&containerd.connection()).await;
+    // Its configuration is the same too: the manifest is all that is new.
+    assert_eq!(after.len(), before.len() + 1, "{after:?}");
+
+    // Nothing but the pulled image holds the stand-ins then, and they are enough with no registry in reach.
+    drop(registry);
+    let connection = containerd.connection();
+    let mut records = connection.client().await.unwrap().images();
+    for info in images.list().await.unwrap() {
+        for name in [info.name.clone(), format!("docker.io/library/hello@{}", info.digest)] {
+            if name.starts_with("docker.io") {
+                let request =
+                    DeleteImageRequest { name, sync: true, ..DeleteImageRequest::default() };
+                drop(records.delete(connection.request(request)).await);
+            }
+        }
+    }
+    let left = blobs(&connection).await;
+    assert!(left.len() < after.len(), "the archive's manifest is collected: {left:?}");
+    let mut snapshots = connection.client().await.unwrap().snapshots();
+    let key = sample.chain.clone();
+    let remove = RemoveSnapshotRequest { snapshotter: "overlayfs".to_owned(), key };
+    snapshots.remove(connection.request(remove)).await.unwrap();
+    images.forget(&image);
+    assert_eq!(images.config(&image).await.unwrap().chain_id, sample.chain);
 }
 
 #[tokio::test]
