@@ -113,7 +113,10 @@ fn a_pull_survives_cuts_and_kills_while_the_old_revision_serves() -> Result<()> 
 #[test]
 fn a_registry_behind_a_proxy_is_reached_through_it() -> Result<()> {
     let mut scene = Scene::set()?;
-    Image::testapp("test.local/app:2")?.push(&scene.registry, "app:2")?;
+    // Something that the board has not.
+    let image = Image::testapp("test.local/app:2")?;
+    let noise = Dice::new(SEED).noise(200_000);
+    image.file("/noise", &noise, 0o644).push(&scene.registry, "app:2")?;
     // An HTTP proxy takes absolute URLs; the registry does too, so a line to it is one.
     let line = Line::to(scene.board.lan(), scene.registry.address(), [], 0)?;
     scene.board.settings().set("images", "insecure_registries", "[\"registry.test:5000\"]");
