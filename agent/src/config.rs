@@ -406,7 +406,7 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| ConfigError::parse(path, text, &error))?;
         if config.device.id.is_empty() {
-            config.device.id = default_id.to_owned();
+            default_id.clone_into(&mut config.device.id);
         }
         config.check()?;
         Ok(config)

@@ -114,8 +114,17 @@ impl Board {
         self.show("stat", &format!("cpu  {busy:12} 0 0 {idle:12} 0 0 0 0 0 0\n"))
     }
 
+    /// Has the agent take this for the name of the boot from its next start on.
+    pub fn show_boot(&mut self, id: &str) -> Result<()> {
+        self.show_as("sys/kernel/random/boot_id", "boot_id", &format!("{id}\n"))
+    }
+
     fn show(&mut self, name: &'static str, text: &str) -> Result<()> {
-        let path = self.dir().join(name);
+        self.show_as(name, name, text)
+    }
+
+    fn show_as(&mut self, name: &'static str, file: &str, text: &str) -> Result<()> {
+        let path = self.dir().join(file);
         // In place and at once: it is mounted, and another file of its name would not be; an empty one tells nothing.
         let mut file = File::options().write(true).create(true).truncate(false).open(&path)?;
         file.write_all(text.as_bytes())?;
@@ -221,6 +230,15 @@ impl Board {
         let mut pids = self.container_pids()?;
         pids.retain(|id, _| ours.lines().any(|line| line == id));
         Ok(pids)
+    }
+
+    /// Takes the power away: nothing runs any more, nothing is mounted, and what was not on the disk is lost.
+    pub fn cut_power(&mut self) -> Result<()> {
+        for process in [self.agent.take(), self.containerd.take()].iter_mut().flatten() {
+            process.kill()?;
+        }
+        self.shown.clear();
+        self.lan.cut()
     }
 
     // Images.

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 
 use crate::command::run;
-use crate::sweep::sweep;
+use crate::sweep::{cut, sweep};
 
 /// Boards at a time on one machine; the number is a byte of an address.
 const BOARDS: u8 = 250;
@@ -75,6 +75,12 @@ impl Lan {
         run("ip", ["-n", &name, "link", "set", "lan0", "up"])?;
         run("ip", ["-n", &name, "route", "add", "default", "via", &gateway])?;
         Ok(())
+    }
+
+    /// Takes the board's power away: what ran there is gone, and its network is new.
+    pub(crate) fn cut(&self) -> Result<()> {
+        cut(self);
+        self.lay().context("cannot lay the cable to the board again")
     }
 
     /// The number of the board.

@@ -14,6 +14,7 @@
 mod agent;
 mod board;
 mod broker;
+mod card;
 mod cgroup;
 mod command;
 mod control;
@@ -40,6 +41,7 @@ mod wait;
 pub use self::agent::Settings;
 pub use self::board::Board;
 pub use self::broker::{Access, Broker, Certificates};
+pub use self::card::{Card, Cut};
 pub use self::cgroup::{cgroup_file, counter};
 pub use self::command::{output, run};
 pub use self::control::{Control, Message, tells};

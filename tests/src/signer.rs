@@ -105,8 +105,8 @@ impl Pusher {
     }
 
     fn blob(&self, content: &[u8]) -> Result<()> {
-        let begin = Request::post(self.path("blobs/uploads/")).header(HOST, &self.host);
-        let begun = self.send(begin.body(<_>::default())?)?;
+        let upload = Request::post(self.path("blobs/uploads/")).header(HOST, &self.host);
+        let begun = self.send(upload.body(<_>::default())?)?;
         let place = begun.headers.get("location").context("no place to upload to")?.to_str()?;
         let place = place.trim_start_matches("http://").trim_start_matches(&self.host);
         let mark = if place.contains('?') { '&' } else { '?' };

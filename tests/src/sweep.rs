@@ -16,17 +16,47 @@ use crate::wait::{SHORT, eventually};
 
 /// Removes every trace of the board with this number.
 pub(crate) fn sweep(lan: &Lan) {
-    let name = lan.name();
     if !lan.dir().exists() && !lan.netns().exists() {
         return;
     }
+    end_board(lan, |_| false);
+    let _ = fs::remove_dir_all(lan.dir());
+}
+
+/// Ends all that runs on the board at once and takes its network and its mounts away, as a power cut does. The broker and
+/// the registry stand elsewhere.
+pub(crate) fn cut(lan: &Lan) {
+    end_board(lan, stands_elsewhere);
+    for folder in ["run", "s", "c.sock", "c.sock.ttrpc"] {
+        let path = lan.dir().join(folder);
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    let _ = fs::create_dir_all(lan.dir().join("run"));
+}
+
+fn stands_elsewhere(pid: i32) -> bool {
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let program = command.split('\0').next().unwrap_or_default();
+    ["mosquitto", "docker-registry"].iter().any(|part| program.contains(part))
+}
+
+/// The processes of the board itself: all that could write to its disk.
+pub(crate) fn of_board(lan: &Lan) -> Vec<i32> {
+    let name = lan.name();
+    let on_it =
+        |pid: i32| in_cgroup(pid, &name) || is_container(pid, lan.dir()) || belongs(pid, lan);
+    processes().into_iter().filter(|pid| on_it(*pid) && !stands_elsewhere(*pid)).collect()
+}
+
+fn end_board(lan: &Lan, spared: impl Fn(i32) -> bool) {
+    let name = lan.name();
     // What is frozen does not die.
     for cgroup in cgroups(&name) {
         thaw(&cgroup);
     }
     // Containers first: a shim that dies leaves them running with nobody to ask about them.
     end_all(|pid| in_cgroup(pid, &name) || is_container(pid, lan.dir()));
-    end_all(|pid| belongs(pid, lan));
+    end_all(|pid| belongs(pid, lan) && !spared(pid));
     unmount_under(lan.dir());
     let _ = run("ip", ["link", "delete", &lan.cable()]);
     let _ = run("ip", ["netns", "delete", &name]);
@@ -35,7 +65,6 @@ pub(crate) fn sweep(lan: &Lan) {
     }
     let _ = fs::remove_dir_all(Path::new("/run/containerd/runc").join(&name));
     let _ = fs::remove_dir_all(Path::new("/run/containerd/fifo").join(&name));
-    let _ = fs::remove_dir_all(lan.dir());
 }
 
 /// Kills every process that `ours` holds for, until there is none.

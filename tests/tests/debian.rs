@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Disk, LONG, Debian, SHORT, eventually, output, pause, run};
+use system_tests::{Debian, FreezableDisk, LONG, SHORT, eventually, output, pause, run};
 use tempfile::TempDir;
 
 const UNIT: &str = "skerry.service";
@@ -42,7 +42,7 @@ impl Goods {
     }
 
     /// A package of this version with this program in it.
-    fn package(&self, version: &str, program: &Path) -> Result<PathBuf> {
+    fn package(version: &str, program: &Path) -> Result<PathBuf> {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(["run", "--quiet", "--package", "xtask", "--", "deb", "--version", version]);
         let said = output(command.arg("--binary").arg(program))?;
@@ -145,9 +145,9 @@ fn the_package_comes_is_replaced_and_goes() -> Result<()> {
         return Ok(());
     }
     let goods = Goods::new()?;
-    let first = goods.package("0.1.0", &goods.agent)?;
+    let first = Goods::package("0.1.0", &goods.agent)?;
     let other = goods.other()?;
-    let second = goods.package("0.1.1", &other)?;
+    let second = Goods::package("0.1.1", &other)?;
     let machine = Debian::boot()?;
 
     install(&machine, &first)?;
@@ -193,7 +193,7 @@ fn a_new_agent_that_completes_no_round_gives_way_to_the_old_one() -> Result<()> 
     }
     let goods = Goods::new()?;
     let machine = Debian::boot()?;
-    install(&machine, &goods.package("0.1.0", &goods.agent)?)?;
+    install(&machine, &Goods::package("0.1.0", &goods.agent)?)?;
     await_active(&machine)?;
     let upgrade = |file: &Path, patience: &str| {
         let path = put(&machine, file)?;
@@ -209,7 +209,7 @@ fn a_new_agent_that_completes_no_round_gives_way_to_the_old_one() -> Result<()> 
 
     // One that ends at once, one that hangs, and one in a package.
     let crashing = goods.impostor("crashing", "return 1")?;
-    let package = goods.package("0.2.0", &crashing)?;
+    let package = Goods::package("0.2.0", &crashing)?;
     let hanging = goods.impostor("hanging", "pause()")?;
     for (bad, patience) in [(&crashing, "60"), (&hanging, "5"), (&package, "60")] {
         let said = upgrade(bad, patience)?;
@@ -251,11 +251,11 @@ fn a_loop_that_hangs_is_started_again_by_the_watchdog() -> Result<()> {
     let goods = Goods::new()?;
     let mut disk = None;
     let machine = Debian::boot_after(|root| {
-        disk = Some(Disk::new(&root.join("disk.img"), &root.join("var/lib/skerry"))?);
+        disk = Some(FreezableDisk::new(&root.join("disk.img"), &root.join("var/lib/skerry"))?);
         Ok(())
     })?;
     let disk = disk.context("there is no disk")?;
-    install(&machine, &goods.package("0.1.0", &goods.agent)?)?;
+    install(&machine, &Goods::package("0.1.0", &goods.agent)?)?;
     await_active(&machine)?;
     // A tenth of what the unit has, to save a minute.
     let drop_in = machine.at("/etc/systemd/system/skerry.service.d");

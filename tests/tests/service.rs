@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Board, FreezableDisk, Document, Image, LONG, Lan, SHORT, eventually, pause};
+use system_tests::{Board, Document, FreezableDisk, Image, LONG, Lan, SHORT, eventually, pause};
 
 /// Of the watchdog. The unit's is a minute.
 const PERIOD: Duration = Duration::from_secs(2);

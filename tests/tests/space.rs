@@ -74,7 +74,6 @@ impl Scene {
         let short = |status: &Value| status["revisions"][0]["reason"] == "ImageNoSpace";
         let status = self.control.await_status("hello", short)?;
         let details = status["revisions"][0]["details"].as_str().context("no details")?;
-        println!("{details}");
         Ok(details.to_owned())
     }
 

@@ -14,7 +14,7 @@ use crate::{finish, target_dir};
 /// What knows the style of recipes, and its version: another one has other opinions.
 const LINTER: &str = "oelint-adv==9.11.2";
 
-/// Checks the recipes for each long-term release. The linter is in no package of Debian: it comes from PyPI, to a folder of
+/// Checks the recipes for each long-term release. The linter is in no package of Debian: it comes from `PyPI`, to a folder of
 /// its own.
 pub(crate) fn lint(root: &Path) -> Result<()> {
     let dir = target_dir()?.join("oelint");

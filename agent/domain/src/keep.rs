@@ -16,7 +16,7 @@ use crate::model::{Digest, Moment, WallTime};
 use crate::state::{AppRecord, RevisionRecord, State};
 
 /// Dates before this one (2025-01-01) are those of a board that does not know the time yet: nothing ages by them.
-const PLAUSIBLE: WallTime = WallTime(Duration::from_secs(1_735_689_600));
+const PLAUSIBLE: WallTime = WallTime(Duration::from_hours(482_136));
 
 /// The images that some app or job needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use domain::model::Digest;
-use domain::replica::{Pulls, Trouble};
+use domain::replica::{PullProgress, Pulls, Trouble};
 use domain::view::ImageUse;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -97,7 +97,7 @@ impl Pulling {
                 Ok(()) = self.levels.changed() => {
                     let pull = self.levels.borrow_and_update().get(&self.reference).copied();
                     // One that was broken off is of an earlier try.
-                    if let Some(pull) = pull.filter(|pull| pull.is_active()) {
+                    if let Some(pull) = pull.filter(PullProgress::is_active) {
                         return (Ok(PullNews::Progress(pull)), Some(self));
                     }
                 }
@@ -120,16 +120,16 @@ struct Users {
 
 impl Users {
     fn of(uses: &[ImageUse]) -> Self {
-        let mut users = Self::default();
+        let mut found = Self::default();
         for ImageUse { by, reference, digest } in uses {
             let known = match (digest, full_name(reference)) {
-                (Some(digest), _) => users.of_bits.entry(*digest).or_default(),
-                (None, Some(name)) => users.of_names.entry(name).or_default(),
+                (Some(digest), _) => found.of_bits.entry(*digest).or_default(),
+                (None, Some(name)) => found.of_names.entry(name).or_default(),
                 (None, None) => continue,
             };
             known.insert(by.to_string());
         }
-        users
+        found
     }
 
     fn find(&self, image: &ImageInfo) -> Vec<String> {

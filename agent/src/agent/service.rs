@@ -83,14 +83,14 @@ impl Service {
         let (reply, answer) = oneshot::channel();
         let asked = self.inbox.send(Request::Round { reply }).await;
         if asked.is_err() || answer.await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 
     async fn first_round(&mut self) {
         // What `wait_for` gives is a lock, which the loop could not write past for as long as it is held.
         if self.device.wait_for(|device| 1 <= device.rounds).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 

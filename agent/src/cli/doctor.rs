@@ -80,7 +80,7 @@ fn wanted(only: &[String]) -> Result<Vec<Check>, CliError> {
     }
     let find = |name: &String| {
         checks().find(|check| check.name() == name).ok_or_else(|| {
-            let near = nearest(name, checks().map(|check| check.name()));
+            let near = nearest(name, checks().map(Check::name));
             let message = format!("there is no check {name:?}");
             CliError::Typed { message, hint: near.map(|near| format!("did you mean {near}?")) }
         })

@@ -72,7 +72,7 @@ pub(super) async fn upgrade(
 /// What the unit asks for, of the agent before, ahead of each start of a new one.
 pub(super) fn guard(console: &mut Console) -> Result<(), CliError> {
     let trial = Trial::of_the_board();
-    match trial.guard().map_err(broken)? {
+    match trial.guard().map_err(|error| broken(&error))? {
         Guarded::Nothing => (),
         Guarded::Tried(starts) => console.say(&format!("a new agent is tried, start {starts}\n")),
         Guarded::Returned => console.say("the new agent completed no round; the old one is back\n"),
@@ -97,7 +97,7 @@ fn kind(file: &Path) -> Result<Kind, CliError> {
 /// Replaces the program alone.
 async fn program(trial: &Trial, file: &Path) -> Result<(), CliError> {
     let next = trial.next();
-    trial.fetch(file).map_err(broken)?;
+    trial.fetch(file).map_err(|error| broken(&error))?;
     // One for another machine, or with a library that is not here, is found out while the old one runs.
     let asked = time::timeout(VERSION_WAIT, run(&next, ["--version"])).await;
     let said = match asked {
@@ -110,7 +110,7 @@ async fn program(trial: &Trial, file: &Path) -> Result<(), CliError> {
         let why = format!("{} is no skerry: it says {version:?}", file.display());
         return Err(refused(why, None));
     }
-    trial.begin().and_then(|()| trial.install(&next)).map_err(broken)?;
+    trial.begin().and_then(|()| trial.install(&next)).map_err(|error| broken(&error))?;
     drop(fs::remove_file(&next));
     restart().await
 }
@@ -122,7 +122,7 @@ async fn package(trial: &Trial, file: &Path) -> Result<(), CliError> {
     if String::from_utf8_lossy(&name.stdout).trim() != "skerry" {
         return Err(refused(format!("{} is not the package skerry", file.display()), None));
     }
-    trial.begin().map_err(broken)?;
+    trial.begin().map_err(|error| broken(&error))?;
     // Nobody is asked: a configuration that the owner changed stays.
     let words = ["--force-confdef", "--force-confold", "--install"].map(OsStr::new);
     let words = words.into_iter().chain([file.as_os_str()]);
@@ -132,7 +132,7 @@ async fn package(trial: &Trial, file: &Path) -> Result<(), CliError> {
     }
     let text = String::from_utf8_lossy(&said.stderr).trim().to_owned();
     if trial.is_on() {
-        trial.go_back("its package could not be installed").map_err(broken)?;
+        trial.go_back("its package could not be installed").map_err(|error| broken(&error))?;
         restart().await?;
     }
     let why = format!("dpkg cannot install {}: {text}", file.display());
@@ -178,7 +178,7 @@ fn refused(why: impl Into<String>, hint: Option<&str>) -> CliError {
     CliError::NotUpgraded { why: why.into(), hint: hint.map(str::to_owned) }
 }
 
-fn broken(error: TrialError) -> CliError {
+fn broken(error: &TrialError) -> CliError {
     refused(Chain(&error).to_string(), Some("is the disk full, or the system read-only?"))
 }
 

@@ -43,7 +43,7 @@ pub enum ConfigError {
     #[error("device.id {0:?} is not a host name label of 1 to 64 characters")]
     DeviceId(String),
     /// Not a URL of a broker.
-    #[error("mqtt.url {0:?} is neither mqtt:// nor mqtts://")]
+    #[error("mqtt.url {0:?} is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")]
     MqttUrl(String),
     /// One without the other.
     #[error("mqtt.cert and mqtt.key belong together, and only one is given")]

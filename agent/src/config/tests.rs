@@ -87,7 +87,7 @@ fn values_are_checked() {
     refused(
         "[mqtt]\nurl = \"broker:1883\"",
         &expect![[r#"
-        error: mqtt.url "broker:1883" is neither mqtt:// nor mqtts://
+        error: mqtt.url "broker:1883" is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]
         hint: write mqtts://broker.example:8883"#]],
     );
     refused(

@@ -111,7 +111,9 @@ fn told(board: &Board, access: &Access, failure: Failure) -> Verdict {
             Chain(&error).to_string(),
             "correct [mqtt] ca, cert, key and password_file",
         ),
-        Failure::Way(error) => way(mqtt, access, &error),
+        Failure::Way(error) | Failure::Word(SubscriptionError::Io(error)) => {
+            way(mqtt, access, &error)
+        }
         Failure::Word(SubscriptionError::Refused(code)) => {
             let agent_is_in = (board.asked.agent)(&board.place(board.config.socket()))
                 .is_ok_and(|reply| reply.status.is_some_and(|status| status.online));
@@ -130,7 +132,6 @@ fn told(board: &Board, access: &Access, failure: Failure) -> Verdict {
             };
             Verdict::fail(format!("{} refuses us: {code:?}", access.broker), fix)
         }
-        Failure::Word(SubscriptionError::Io(error)) => way(mqtt, access, &error),
         Failure::Word(
             error @ (SubscriptionError::Closed
             | SubscriptionError::Ended(_)

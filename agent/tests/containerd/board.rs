@@ -11,6 +11,7 @@ use std::time::Duration;
 use containerd_client::services::v1::CreateTaskRequest;
 use containerd_client::services::v1::snapshots::MountsRequest;
 use domain::document::{Container, Template};
+use domain::keep::{Cleared, Clearing};
 use domain::model::{Digest, ReplicaName};
 use domain::reason::Reason;
 use domain::replica::{
@@ -45,6 +46,10 @@ impl ImageSource for OneImage {
 
     async fn config(&self, _: &ResolvedImage) -> Result<ImageConfig, RuntimeError> {
         Ok(self.0.clone())
+    }
+
+    async fn clear(&self, _: Clearing) -> Result<Cleared, RuntimeError> {
+        Ok(Cleared::default())
     }
 }
 

@@ -24,7 +24,7 @@ const PAIRS: [(&str, &[&str]); 5] = [
     ("php", &["php8.2-cli", "php8.2-common", "php8.2-opcache"]),
 ];
 
-/// Bytes of a piece: the least, what is aimed at beyond that, and the most.
+/// Bytes of a piece: the least, what is aimed at beyond that (a power of two), and the most.
 const LEAST: usize = 4 << 10;
 const AIM: u64 = 16 << 10;
 const MOST: usize = 64 << 10;
@@ -162,7 +162,7 @@ fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         let mut mixed = 0_u64;
         let cut = (0..most).find(|at| {
             mixed = (mixed << 1).wrapping_add(gear[usize::from(rest[*at])]);
-            LEAST <= *at && (mixed >> 48) % AIM.next_power_of_two() == 0
+            LEAST <= *at && (mixed >> 48).is_multiple_of(AIM)
         });
         let (piece, after) = rest.split_at(cut.map_or(most, |at| at + 1));
         rest = after;

@@ -1,6 +1,7 @@
 //! What goes and what never does: as a table, then with random boards.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -139,7 +140,7 @@ fn what_serves_what_comes_and_what_served_before_is_needed() {
         .map(|(n, (active, phase))| {
             let mut one = template.clone();
             let taken = after(None, &n.to_string());
-            one.template = taken.revisions[0].template.clone();
+            one.template = Arc::clone(&taken.revisions[0].template);
             (one.active, one.phase, one.was_ready) = (active, phase, phase == Phase::Committed);
             let image = |reference: &str| ResolvedImage {
                 reference: reference.to_owned(),

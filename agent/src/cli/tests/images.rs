@@ -117,9 +117,9 @@ async fn an_export_is_written_whole_or_not_at_all() {
     .assert_eq(&skerry(&agent.socket, &line("missing:1")).await);
     assert_eq!(fs::read(&file).unwrap(), b"a:1 b:1", "the old one stays");
     assert_eq!(fs::read_dir(agent.dir.path()).unwrap().count(), before, "and nothing beside it");
-    let dir =
-        skerry(&agent.socket, &format!("images export a:1 -o {}", agent.dir.path().display()));
-    let text = dir.await.replace(&*agent.dir.path().to_string_lossy(), "DIR");
+    let line = format!("images export a:1 -o {}", agent.dir.path().display());
+    let text = skerry(&agent.socket, &line).await;
+    let text = text.replace(&*agent.dir.path().to_string_lossy(), "DIR");
     expect![[r#"
         error: cannot write DIR: it is there, and no file
     "#]]

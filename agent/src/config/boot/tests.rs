@@ -126,25 +126,35 @@ fn a_file_that_is_wrong_changes_nothing_and_says_why() {
     board.put(&[(KEPT_NAME, "[device]\nid = 'greenhouse-7'\n")]);
     board.start();
     board.put(&[(KEPT_NAME, "[device]\nid = 'greenhouse-8'\n[mqtt]\nurll = 'x'\n")]);
-    let config = board.problem(&expect![[""]]);
+    let config = board.problem(&expect![[r#"/boot/firmware/skerry.toml is not usable: /boot/firmware/skerry.toml:4: unknown key "urll""#]]);
     assert_eq!(config.device.id, "greenhouse-7");
     board.put(&[(KEPT_NAME, "[device]\nid = 'Not An Id'\n")]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect![[r#"/boot/firmware/skerry.toml is not usable: device.id "Not An Id" is not a host name label of 1 to 64 characters"#]]);
     board.put(&[(KEPT_NAME, "[mqtt]\nurl = 'mqtts://'\n")]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect![[r#"/boot/firmware/skerry.toml is not usable: mqtt.url "mqtts://" is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"#]]);
     board.put(&[(KEPT_NAME, WHOLE), ("ca.pem", PEM), ("pi.pem", PEM)]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect!["mqtt.key names /boot/firmware/pi.key, which is not there"]);
     board.put(&[("pi.key", "not a key")]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect!["mqtt.key names /boot/firmware/pi.key, which holds no PEM block"]);
     // Nothing was moved while something was missing.
     assert!(board.boot("ca.pem").exists() && !board.kept("ca.pem").exists());
     board.put(&[(KEPT_NAME, "[mqtt]\nkey = '../../etc/shadow'\n")]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect![[
+        r#"mqtt.key "../../etc/shadow" is not the name of a file beside skerry.toml"#
+    ]]);
     board.put(&[(KEPT_NAME, &"#".repeat(70_000))]);
-    board.problem(&expect![[""]]);
+    board.problem(&expect!["/boot/firmware/skerry.toml is larger than 65536 bytes"]);
     fs::remove_file(board.boot(KEPT_NAME)).unwrap();
     fs::create_dir(board.boot(KEPT_NAME)).unwrap();
-    assert_eq!(board.problem(&expect![[""]]).device.id, "greenhouse-7");
+    assert_eq!(
+        board
+            .problem(&expect![
+                "cannot read /boot/firmware/skerry.toml: Is a directory (os error 21)"
+            ])
+            .device
+            .id,
+        "greenhouse-7"
+    );
 }
 
 #[test]

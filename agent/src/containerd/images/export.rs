@@ -220,9 +220,7 @@ fn body(
         let left = blob.size;
         Ok::<_, RuntimeError>(Reading { pieces, sum: Sha256::new(), left, blob })
     };
-    stream::once(opened)
-        .map_ok(|reading| stream::try_unfold(reading, |reading| reading.next()))
-        .try_flatten()
+    stream::once(opened).map_ok(|reading| stream::try_unfold(reading, Reading::next)).try_flatten()
 }
 
 impl Reading {

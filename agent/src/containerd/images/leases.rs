@@ -78,7 +78,7 @@ impl Images {
 
 impl Images {
     /// Takes note of what a name stands for: its pull is about to begin, or goes on.
-    pub(super) fn begin(&self, name: &ImageName, root: Digest) {
+    pub(super) fn asks_for(&self, name: &ImageName, root: Digest) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if BEGUN_KEPT <= begun.len() {
             begun.pop_first();

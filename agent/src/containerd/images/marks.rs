@@ -135,7 +135,12 @@ impl Marks {
         blocking(&dir.clone(), move || write(&dir, &mark)).await
     }
 
-    /// What is written of an image in this boot turns out to be damaged: it is looked over before it is used again.
+    /// Whether a power cut may lie between the mark and now.
+    pub(super) fn is_of_an_earlier_boot(&self, mark: &Mark) -> bool {
+        self.place.as_ref().is_some_and(|(_, boot)| *boot != mark.boot)
+    }
+
+    /// Blobs of an image turn out to be damaged in this boot: they are looked over before they are used again.
     pub(super) fn doubt(&self, name: &str, image: &Selected) {
         let boot = self.place.as_ref().map(|(_, boot)| boot.as_str()).unwrap_or_default();
         let mark = Mark::of(name, image, boot);

@@ -35,7 +35,7 @@ impl Images {
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.ask_for(digest.to_string()).await;
-        self.begin(name, digest);
+        self.asks_for(name, digest);
         let fetched = async {
             let vouched = self.vouch(name, &mut registry, digest, local).await?;
             if let Some(local) = local.filter(|local| local.target.digest == digest)

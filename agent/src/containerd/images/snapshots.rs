@@ -12,9 +12,12 @@ use super::unpack::Snapshots;
 use crate::containerd::connection::failed;
 use crate::runtime::RuntimeError;
 
+/// Blows at a snapshot that somebody builds upon meanwhile.
+const TRIES: usize = 3;
+
 impl Snapshots<'_> {
     /// The folder with the files of the uppermost layer of a snapshot, by way of a look at it that is named `key`.
-    /// None where the snapshotter keeps them in no folder.
+    /// None where the snapshotter keeps them in no folder, or has collected it meanwhile.
     pub(super) async fn folder(
         &self,
         key: &str,
@@ -28,14 +31,29 @@ impl Snapshots<'_> {
             ..request::ViewSnapshotRequest::default()
         };
         let mut client = self.connection.client().await?.snapshots();
-        let viewed = client.view(self.connection.request(message)).await;
-        let mounts = viewed.map_err(|status| failed("look into a snapshot", &status))?;
+        let mounts = match client.view(self.connection.request(message)).await {
+            Ok(mounts) => mounts,
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            Err(status) => return Err(failed("look into a snapshot", &status)),
+        };
         self.remove(key).await?;
         Ok(mounts.into_inner().mounts.last().and_then(uppermost))
     }
 
     /// Removes a snapshot with all that stands on it, from the top down. What runs on it must have ended.
     pub(super) async fn fell(&self, root: &str) -> Result<(), RuntimeError> {
+        let mut felled = self.try_fell(root).await;
+        for _ in 1..TRIES {
+            if felled.is_ok() {
+                break;
+            }
+            // Something was put upon it, or collected, between the look and the blow.
+            felled = self.try_fell(root).await;
+        }
+        felled
+    }
+
+    async fn try_fell(&self, root: &str) -> Result<(), RuntimeError> {
         let parents = self.parents().await?;
         let mut falling = vec![root.to_owned()];
         let mut next = 0;

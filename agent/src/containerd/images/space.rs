@@ -5,6 +5,7 @@
 //! bytes of each layer are fetched, where gzip has put its true size.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
@@ -171,8 +172,8 @@ impl Images {
         let mut packed = Vec::new();
         let layers = image.manifest.layers.iter().zip(chain_ids(&image.diff_ids));
         for (layer, chain) in layers {
-            if !fetched.contains_key(&layer.digest) {
-                fetched.insert(layer.digest, content.lacking(layer).await?);
+            if let Entry::Vacant(place) = fetched.entry(layer.digest) {
+                place.insert(content.lacking(layer).await?);
             }
             if !snapshots.contains(&chain.to_string()).await? {
                 packed.push(layer);

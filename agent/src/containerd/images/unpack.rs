@@ -66,11 +66,19 @@ impl Snapshots<'_> {
         let chain = chain_ids(&image.diff_ids);
         for ((layer, diff_id), id) in image.manifest.layers.iter().zip(&image.diff_ids).zip(chain) {
             let id = id.to_string();
-            let layer = alike.get(&layer.digest).unwrap_or(layer);
-            if !self.contains(&id).await?
-                && self.unpack_layer(layer, diff_id, &parent, &id).await? == Ground::Gone
-            {
-                return Ok(Ground::Gone);
+            if !self.contains(&id).await? {
+                let stand_in = alike.get(&layer.digest);
+                let from = stand_in.unwrap_or(layer);
+                let unpacked = self.unpack_layer(from, diff_id, &parent, &id).await;
+                if let (Some(stand_in), Err(error)) = (stand_in, &unpacked)
+                    && error.trouble().reason == Reason::ImageCorrupt
+                {
+                    // Left there it would stand in again; without it the layer is fetched.
+                    Content(self.connection.clone()).remove(&stand_in.digest).await?;
+                }
+                if unpacked? == Ground::Gone {
+                    return Ok(Ground::Gone);
+                }
             }
             parent = id;
         }

@@ -113,15 +113,16 @@ impl Images {
     async fn verify(&self, leased: &Connection, mark: &Mark) -> Result<Vec<String>, RuntimeError> {
         let content = Content(leased.clone());
         let snapshots = self.snapshots(leased);
-        let mut damage = Vec::new();
+        let (mut damage, mut struck) = (Vec::new(), Vec::new());
         for document in mark.documents() {
             if content.scan(&document.digest, None).await? == Scanned::Damaged {
-                content.remove(&document.digest).await?;
+                struck.push(document.digest);
                 damage.push(format!("document {}", document.digest));
             }
         }
-        // Of a layer that fell, those above are gone too; of their blobs each is looked at all the same.
-        let mut stands = true;
+        // Of a layer that fell, those above are gone too; of their blobs each is looked at all the same. What was
+        // unpacked in this boot was not cut, and containers run on it.
+        let mut stands = self.marks.is_of_an_earlier_boot(mark);
         for (index, (layer, id)) in mark.manifest.layers.iter().zip(mark.chain()).enumerate() {
             let id = id.to_string();
             stands = stands && snapshots.contains(&id).await?;
@@ -132,7 +133,7 @@ impl Images {
                 (content.scan(&layer.digest, None).await?, Compared::Same)
             };
             if scanned == Scanned::Damaged {
-                content.remove(&layer.digest).await?;
+                struck.push(layer.digest);
                 damage.push(format!("layer {}", layer.digest));
             }
             let why = match (scanned, compared) {
@@ -145,6 +146,10 @@ impl Images {
                 damage.push(format!("unpacked layer {}: {why}", layer.digest));
                 stands = false;
             }
+        }
+        // Last: without them nothing refers to the rest any more, and it may be collected as it is looked at.
+        for digest in struck {
+            content.remove(&digest).await?;
         }
         Ok(damage)
     }

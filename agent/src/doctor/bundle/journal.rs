@@ -67,7 +67,7 @@ pub(super) fn recent(board: &Board) -> String {
         return "no file of the system's log tells of the agent; see journalctl --unit skerry\n"
             .to_owned();
     }
-    lines.into_iter().map(|line| format!("{line}\n")).collect()
+    lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
 }
 
 /// The lines at the end of a text file that name the agent.

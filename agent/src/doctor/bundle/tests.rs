@@ -25,14 +25,18 @@ const GITHUB: &str = "ghp_16C7e42F292c6912E7710c838347Ae178B4a";
 const BEARER: &str = "0pAqueBearerT0ken";
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    percent(text, |_| false)
 }
 
 /// As `encodeURI` does it: what has a meaning in a URL stays.
 fn half_encoded(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'();/?:@&=+$,#".contains(&byte);
-    let one =
-        |byte: u8| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+    percent(text, |byte| byte.is_ascii_alphanumeric() || b"-_.!~*'();/?:@&=+$,#".contains(&byte))
+}
+
+fn percent(text: &str, keep: fn(u8) -> bool) -> String {
+    let one = |byte: u8| {
+        if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
     text.bytes().map(one).collect()
 }
 
@@ -108,10 +112,7 @@ fn planted() -> (Planted, Vec<String>) {
         let lines = shapes(secret);
         log.extend(lines.lines().map(|line| format!("Jun  1 00:00:04 pi skerry[1]: {line}\n")));
     }
-    log += &key
-        .lines()
-        .map(|line| format!("Jun  1 00:00:05 pi skerry[1]: {line}\n"))
-        .collect::<String>();
+    log.extend(key.lines().map(|line| format!("Jun  1 00:00:05 pi skerry[1]: {line}\n")));
     log += &format!("Jun  1 00:00:06 pi skerry[1]: {}\n", STANDARD.encode(&own));
     log += "Jun  1 00:00:07 pi skerry[1]: INFO the last line\nJun  1 00:00:08 pi sshd[2]: nothing of ours\n";
     planted.write("/var/log/syslog", &log);

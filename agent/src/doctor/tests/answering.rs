@@ -68,7 +68,8 @@ pub(in crate::doctor) fn broker(code: u8) -> SocketAddr {
 /// A broker with TLS, of an authority that nobody knows.
 pub(in crate::doctor) fn stranger() -> SocketAddr {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "a stranger");
     let own = params.self_signed(&key).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)

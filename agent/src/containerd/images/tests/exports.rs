@@ -47,8 +47,8 @@ async fn an_export_is_imported_elsewhere_under_the_same_names_and_digests() {
     import(&from, here.dir(), &one, &["docker.io/library/one:1", "registry.test/one:1"]).await;
     import(&from, here.dir(), &two, &["registry.test/two:1"]).await;
 
-    let named = ["one:1", "registry.test/one:1", "registry.test/two:1", "docker.io/library/one:1"];
-    let export = from.export(&named.map(str::to_owned)).await.unwrap();
+    let asked = ["one:1", "registry.test/one:1", "registry.test/two:1", "docker.io/library/one:1"];
+    let export = from.export(&asked.map(str::to_owned)).await.unwrap();
     let names = ["docker.io/library/one:1", "registry.test/one:1", "registry.test/two:1"];
     assert_eq!(export.names, names);
     let path = write(export, here.dir().join("out.tar")).await.unwrap();

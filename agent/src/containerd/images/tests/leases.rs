@@ -76,11 +76,11 @@ async fn a_pull_that_stopped_half_way_is_given_up_once_it_is_sure_that_nobody_wa
     // It may be that of the image that is waited for: nobody has asked what that one is.
     assert!(!images.end_useless_pulls(&needs(&[name])).await.unwrap());
     // It is that one.
-    images.begin(&name.parse().unwrap(), sample.root.digest);
+    images.asks_for(&name.parse().unwrap(), sample.root.digest);
     assert!(!images.end_useless_pulls(&needs(&[name])).await.unwrap());
     assert_eq!(leases(&connection).await, [lease]);
     // That image is another one by now.
-    images.begin(&name.parse().unwrap(), layer.digest);
+    images.asks_for(&name.parse().unwrap(), layer.digest);
     assert!(images.end_useless_pulls(&needs(&[name])).await.unwrap());
     assert_eq!(leases(&connection).await, [""; 0]);
     assert_eq!(content.left(&ingest_of(layer)).await.unwrap(), None, "what came of it is gone");
