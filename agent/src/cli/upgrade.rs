@@ -110,8 +110,9 @@ async fn program(trial: &Trial, file: &Path) -> Result<(), CliError> {
         let why = format!("{} is no skerry: it says {version:?}", file.display());
         return Err(refused(why, None));
     }
-    trial.begin().and_then(|()| trial.install(&next)).map_err(broken)?;
+    let installed = trial.begin().and_then(|()| trial.install(&next));
     drop(fs::remove_file(&next));
+    installed.map_err(broken)?;
     restart().await
 }
 
