@@ -137,7 +137,8 @@ async fn a_stop_lets_an_open_request_finish_and_takes_no_more() {
 async fn who_was_let_in_just_before_a_stop_still_gets_an_answer() {
     let mut bench = Bench::start(settings(), vec![app("hello", &[named("one").await])]);
     let mut client = TcpStream::connect(bench.lan().await).await.unwrap();
-    bench.open(1).await;
+    let shared = Arc::clone(&bench.shared);
+    eventually(|| shared.room.available_permits() < shared.settings.connections_max).await;
     let stopping = bench.tasks.clone().shut_down(PATIENCE);
     let rest = async {
         bench.tasks.stopping().await;
