@@ -4,7 +4,6 @@ use std::env;
 use std::error::Error;
 use std::time::SystemTime;
 
-#[expect(clippy::print_stdout, reason = "that is where cargo reads it")]
 fn main() -> Result<(), Box<dyn Error>> {
     // By the convention of reproducible builds; BitBake sets it to the date of the source.
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");

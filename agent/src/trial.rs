@@ -28,6 +28,9 @@ pub const AGENT: &str = "/usr/bin/skerry";
 /// later; not many times, for nobody looks after the apps meanwhile.
 const STARTS: u32 = 3;
 
+/// Why a new agent gave way, where there was no room to write it down.
+const UNTOLD: &str = "it completed no round";
+
 /// An agent on trial, or none.
 #[derive(Debug, Clone)]
 pub struct Trial {
@@ -168,7 +171,8 @@ impl Trial {
 
     /// Why the old agent is back, since the last trial began.
     pub fn came_back(&self) -> Option<String> {
-        fs::read_to_string(self.returned()).ok()
+        let why = fs::read_to_string(self.returned()).ok()?;
+        Some(if why.is_empty() { UNTOLD.to_owned() } else { why })
     }
 
     /// How often the agent on trial was started. Without one to go back to there is no trial.

@@ -110,8 +110,9 @@ async fn program(trial: &Trial, file: &Path) -> Result<(), CliError> {
         let why = format!("{} is no skerry: it says {version:?}", file.display());
         return Err(refused(why, None));
     }
-    trial.begin().and_then(|()| trial.install(&next)).map_err(|error| broken(&error))?;
+    let installed = trial.begin().and_then(|()| trial.install(&next));
     drop(fs::remove_file(&next));
+    installed.map_err(|error| broken(&error))?;
     restart().await
 }
 
@@ -179,7 +180,7 @@ fn refused(why: impl Into<String>, hint: Option<&str>) -> CliError {
 }
 
 fn broken(error: &TrialError) -> CliError {
-    refused(Chain(&error).to_string(), Some("is the disk full, or the system read-only?"))
+    refused(Chain(error).to_string(), Some("is the disk full, or the system read-only?"))
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ const SILENCE_SECS: u32 = 60;
 /// … and gives up on one that acknowledges nothing for this long.
 const DEAF: Duration = Duration::from_mins(5);
 
+/// Where the agent stops, one that was let in and has not asked yet has half a second for it.
+const FIRST_LOOKS: u32 = 50;
+const FIRST_PACE: Duration = Duration::from_millis(10);
+
 /// What holds for every request of a connection.
 pub(super) struct Visit {
     pub(super) shared: Arc<Shared>,
@@ -95,6 +99,9 @@ async fn run(visit: Arc<Visit>, stream: TcpStream) {
     let mut stopped = pin!(stop.cancelled());
     let mut patience = pin!(time::sleep(settings.head_timeout));
     let (mut stopping, mut waiting) = (false, true);
+    // Where the agent stops before the first request is here: when to look for it again, and how often still.
+    let mut looks = FIRST_LOOKS;
+    let mut look = pin!(time::sleep(Duration::ZERO));
     loop {
         tokio::select! {
             biased;
@@ -106,7 +113,17 @@ async fn run(visit: Arc<Visit>, stream: TcpStream) {
             }
             () = stopped.as_mut(), if !stopping => {
                 stopping = true;
-                connection.as_mut().graceful_shutdown();
+                look.as_mut().reset(time::Instant::now());
+            }
+            // hyper breaks off a connection that it has not read from yet. Who was let in a moment ago is about to ask.
+            () = look.as_mut(), if stopping && 0 < looks => {
+                looks -= 1;
+                if looks == 0 || visit.arrived.load(Ordering::Relaxed) {
+                    looks = 0;
+                    connection.as_mut().graceful_shutdown();
+                } else {
+                    look.as_mut().reset(time::Instant::now() + FIRST_PACE);
+                }
             }
             // hyper's own timeout begins when it knows which HTTP is spoken; this one covers the time before, and an
             // HTTP/2 connection that asks nothing.

@@ -58,7 +58,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn check(&self, bytes: &[u8], expected: Expect) {
+    fn check(&self, bytes: &[u8], expected: &Expect) {
         let error = Bundle::open(&self.put(bytes), |_, _| ()).unwrap_err();
         let text = format!("{}\n", Report(&error));
         expected.assert_eq(&text.replace(&*self.0.path().to_string_lossy(), "DIR"));
@@ -122,21 +122,22 @@ fn what_a_bundle_should_not_have_is_told() {
     let archive = vec![("oci-layout".to_owned(), b"{}".to_vec())];
     desk.check(
         &tar(&archive),
-        expect![[r#"
+        &expect![[r#"
             error: DIR/b.tar cannot be applied: it is a tar, and no bundle
             hint: nothing was changed; copy or make it again, and archives of images are for: skerry images import DIR/b.tar
         "#]],
     );
     desk.check(
         &tar(&files(&PARTS, 2)),
-        expect![[r#"
+        &expect![[r#"
             error: DIR/b.tar cannot be applied: it is of version 2, and this program reads 1
             hint: nothing was changed; copy or make it again, and archives of images are for: skerry images import DIR/b.tar
         "#]],
     );
-    let why = |bytes: &[u8]| match Bundle::open(&desk.put(bytes), |_, _| ()).unwrap_err() {
-        CliError::Bundle { why, .. } => why,
-        other => panic!("{other}"),
+    let why = |bytes: &[u8]| {
+        let error = Bundle::open(&desk.put(bytes), |_, _| ()).unwrap_err();
+        let CliError::Bundle { why, .. } = error else { panic!("{error}") };
+        why
     };
     let mut more = files(&PARTS, 1);
     more.insert(0, ("skerry-bundle/more".to_owned(), Vec::new()));
@@ -150,7 +151,8 @@ fn what_a_bundle_should_not_have_is_told() {
     let mut other = files(&PARTS, 1);
     other[0].1[0] = b'N';
     assert!(why(&tar(&other)).ends_with("hello.yaml has another sum than listed"));
-    let large = [("skerry-bundle/documents/01.yaml", &[b' '; 300_000][..])];
+    let blank = vec![b' '; 300_000];
+    let large = [("skerry-bundle/documents/01.yaml", &blank[..])];
     assert!(why(&tar(&files(&large, 1))).ends_with("is larger than a document may be"));
     let same = [("skerry-bundle/documents/01.yaml", &b"a"[..]); 2];
     let mut listed_twice = files(&same, 1);

@@ -140,9 +140,8 @@ impl Journal {
             at = next;
         }
         let line = |(micros, data): (u64, Vec<u64>)| {
-            let texts = data.into_iter().filter_map(|at| self.text(&self.object(at)?, compact));
-            let message =
-                texts.filter_map(|text| text.strip_prefix(MESSAGE).map(<[u8]>::to_vec)).next()?;
+            let mut texts = data.into_iter().filter_map(|at| self.text(&self.object(at)?, compact));
+            let message = texts.find_map(|text| text.strip_prefix(MESSAGE).map(<[u8]>::to_vec))?;
             Some((micros, String::from_utf8_lossy(&message).replace('\n', " ")))
         };
         Some(entries.into_iter().filter_map(line).collect())

@@ -147,7 +147,7 @@ fn without_named_values(line: &str) -> String {
         }
         let Some((sign, value)) = sign(after) else { continue };
         let taken = value_length(
-            &value[..],
+            value,
             LONG_NAMES.iter().any(|long| name.to_lowercase().ends_with(long)),
             sign,
         );

@@ -1,5 +1,6 @@
 //! Secrets planted wherever a board has any, and looked for in all of the archive, in every shape they are written in.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 
 use base64::Engine as _;
@@ -43,10 +44,12 @@ fn percent(text: &str, keep: fn(u8) -> bool) -> String {
 /// A text that has a secret in it, in many shapes.
 fn shapes(secret: &str) -> String {
     let mut text = format!("plain {secret} end\njson {}\n", serde_json::to_string(secret).unwrap());
-    text += &format!("percent http://x/?q={}&b=1 and {}\n", encoded(secret), half_encoded(secret));
+    let (all, half) = (encoded(secret), half_encoded(secret));
+    writeln!(text, "percent http://x/?q={all}&b=1 and {half}").unwrap();
     for around in ["", "a", "ab", "user:"] {
         let bytes = format!("{around}{secret}{around}");
-        text += &format!("base64 {} {}\n", STANDARD.encode(&bytes), URL_SAFE.encode(&bytes));
+        let (one, other) = (STANDARD.encode(&bytes), URL_SAFE.encode(&bytes));
+        writeln!(text, "base64 {one} {other}").unwrap();
     }
     text + &format!("hex {}\n", hex::encode(secret))
 }
@@ -113,7 +116,7 @@ fn planted() -> (Planted, Vec<String>) {
         log.extend(lines.lines().map(|line| format!("Jun  1 00:00:04 pi skerry[1]: {line}\n")));
     }
     log.extend(key.lines().map(|line| format!("Jun  1 00:00:05 pi skerry[1]: {line}\n")));
-    log += &format!("Jun  1 00:00:06 pi skerry[1]: {}\n", STANDARD.encode(&own));
+    writeln!(log, "Jun  1 00:00:06 pi skerry[1]: {}", STANDARD.encode(&own)).unwrap();
     log += "Jun  1 00:00:07 pi skerry[1]: INFO the last line\nJun  1 00:00:08 pi sshd[2]: nothing of ours\n";
     planted.write("/var/log/syslog", &log);
     planted

@@ -132,3 +132,19 @@ async fn a_stop_lets_an_open_request_finish_and_takes_no_more() {
     };
     time::timeout(PATIENCE, async { tokio::join!(stopping, rest) }).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_was_let_in_just_before_a_stop_still_gets_an_answer() {
+    let mut bench = Bench::start(settings(), vec![app("hello", &[named("one").await])]);
+    let mut client = TcpStream::connect(bench.lan().await).await.unwrap();
+    let shared = Arc::clone(&bench.shared);
+    eventually(|| shared.room.available_permits() < shared.settings.connections_max).await;
+    let stopping = bench.tasks.clone().shut_down(PATIENCE);
+    let rest = async {
+        bench.tasks.stopping().await;
+        tokio::task::yield_now().await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: hello\r\n\r\n").await.unwrap();
+        read_until(&mut client, "one").await;
+    };
+    time::timeout(PATIENCE, async { tokio::join!(stopping, rest) }).await.unwrap();
+}

@@ -1,7 +1,7 @@
 //! Images that nobody needs: when they are looked through, what stays, and what is told.
 
 use domain::keep::{Cause, Extent, Removed};
-use domain::model::Digest;
+use domain::model::{Digest, RevisionName};
 use domain::reason::Reason;
 use domain::replica::Trouble;
 use domain::status::RunningStatus;
@@ -18,7 +18,7 @@ async fn every_hour_and_with_all_that_is_needed_named() {
         board
             .until("hello", |status| {
                 status.running_status == RunningStatus::Running
-                    && status.latest_ready_revision.as_ref().map(|one| one.as_str())
+                    && status.latest_ready_revision.as_ref().map(RevisionName::as_str)
                         == Some(revision.as_str())
                     && status.revisions.iter().filter(|one| one.active).count() == 1
             })
