@@ -81,7 +81,7 @@ impl Board {
         self.arch == env::consts::ARCH
     }
 
-    fn named(name: &str) -> Result<&'static Self> {
+    pub(crate) fn named(name: &str) -> Result<&'static Self> {
         let known = || BOARDS.iter().map(|board| board.name).collect::<Vec<_>>().join(" and ");
         let mut boards = BOARDS.iter();
         let found = boards.find(|board| [board.name, board.debian, board.triple].contains(&name));
@@ -116,6 +116,20 @@ pub(crate) fn run(options: &[String]) -> Result<()> {
 
 /// Builds the agent for `boards`, in one run of cargo, which builds once what runs here.
 pub(crate) fn build(boards: &[&Board], profile: &str) -> Result<()> {
+    let words = ["build", "--locked", "--package", "skerry", "--profile", profile];
+    finish(&mut command(boards, &words)?)
+}
+
+/// Builds the test app for `board`: static, so that an image needs nothing else. Tells where it is.
+pub(crate) fn testapp(board: &Board) -> Result<PathBuf> {
+    let mut command = command(&[board], &["build", "--locked", "--package", "testapp"])?;
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    finish(command.env("CARGO_PROFILE_DEV_STRIP", "symbols"))?;
+    Ok(cross_dir()?.join(board.triple).join("debug/testapp"))
+}
+
+/// A run of cargo for `boards`, once all that it needs is installed.
+fn command(boards: &[&Board], words: &[&str]) -> Result<Command> {
     let mut packages = vec![("protoc", "protobuf-compiler")];
     let foreign: Vec<&Board> =
         boards.iter().copied().filter(|board| !board.is_this_machine()).collect();
@@ -127,7 +141,7 @@ pub(crate) fn build(boards: &[&Board], profile: &str) -> Result<()> {
     }
     install_all(&packages)?;
 
-    let mut command = cargo(&["build", "--locked", "--package", "skerry", "--profile", profile]);
+    let mut command = cargo(words);
     command.arg("--target-dir").arg(cross_dir()?);
     for board in boards {
         command.args(["--target", board.triple]);
@@ -146,7 +160,7 @@ pub(crate) fn build(boards: &[&Board], profile: &str) -> Result<()> {
             .env("RUSTC", DEBIAN_RUSTC)
             .env("RUSTC_BOOTSTRAP", "1");
     }
-    finish(&mut command)
+    Ok(command)
 }
 
 /// What a binary takes without its symbols.

@@ -15,6 +15,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cross::{self, Board};
 use crate::{cargo, finish, install, target_dir};
 
 /// A kind of machine.
@@ -40,14 +41,6 @@ impl Machine {
         match self {
             Self::X86 => "amd64",
             Self::Arm => "arm64",
-        }
-    }
-
-    /// Its name at Rust.
-    fn triple(self) -> &'static str {
-        match self {
-            Self::X86 => "x86_64-unknown-linux-gnu",
-            Self::Arm => "aarch64-unknown-linux-gnu",
         }
     }
 }
@@ -81,16 +74,22 @@ fn scenario(machine: Machine) -> Result<()> {
 fn programs(machine: Machine) -> Result<PathBuf> {
     let dir = target_dir()?.join("vm").join(machine.name());
     std::fs::create_dir_all(&dir)?;
-    match machine {
+    // What runs twenty times slower must not be slow by itself.
+    let testapp = match machine {
         Machine::X86 => {
-            // What runs twenty times slower must not be slow by itself.
             finish(&mut cargo(&["build", "--release", "--package", "skerry"]))?;
             strip("strip", &target_dir()?.join("release/skerry"), &dir.join("skerry"))?;
             crate::testapp()?;
+            target_dir()?.join("x86_64-unknown-linux-gnu/debug/testapp")
         }
-        Machine::Arm => bail!("there is no cross build of the agent yet"),
-    }
-    let testapp = target_dir()?.join(machine.triple()).join("debug/testapp");
+        Machine::Arm => {
+            let board = Board::named("aarch64")?;
+            cross::build(&[board], "release")?;
+            let built = board.binary("release")?;
+            strip("aarch64-linux-gnu-strip", &built, &dir.join("skerry"))?;
+            cross::testapp(board)?
+        }
+    };
     std::fs::copy(&testapp, dir.join("testapp"))
         .with_context(|| format!("cannot copy {}", testapp.display()))?;
     Ok(dir)

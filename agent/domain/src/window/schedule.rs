@@ -65,10 +65,11 @@ impl Schedule {
         wall(&self.cron.as_ref()?.find_previous_occurrence(&start, true).ok()?)
     }
 
-    /// The first of its times after `now`.
+    /// The first of its times after `now`. None in a zone whose clocks jump so far that it would be an earlier one.
     pub fn next(&self, now: WallTime, zone: &Zone) -> Option<WallTime> {
         let start = Local::now(zone, now)?;
-        wall(&self.cron.as_ref()?.find_next_occurrence(&start, false).ok()?)
+        let next = wall(&self.cron.as_ref()?.find_next_occurrence(&start, false).ok()?)?;
+        (now < next).then_some(next)
     }
 }
 

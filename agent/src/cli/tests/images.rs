@@ -62,7 +62,7 @@ async fn a_pull_is_followed_and_its_answer_is_what_it_came_to() {
     expect![[r#"
         none:1: 1.0 of 4.0 MiB, 0 of 2 layers
         error: none:1 is not there (ImageNotFound)
-        hint: Check the image's name and tag
+        hint: Check the name and tag, or import the image
     "#]]
     .assert_eq(&skerry(&agent.socket, "images pull none:1").await);
     assert_eq!(agent.asked(), ["pull old:1", "pull new:1", "pull none:1"]);
@@ -112,7 +112,7 @@ async fn an_export_is_written_whole_or_not_at_all() {
     .assert_eq(&skerry(&agent.socket, &line("torn:1")).await);
     expect![[r#"
         error: missing:1 is not on this board (ImageNotFound)
-        hint: Check the image's name and tag
+        hint: Check the name and tag, or import the image
     "#]]
     .assert_eq(&skerry(&agent.socket, &line("missing:1")).await);
     assert_eq!(fs::read(&file).unwrap(), b"a:1 b:1", "the old one stays");

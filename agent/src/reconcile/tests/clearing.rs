@@ -27,6 +27,8 @@ async fn every_hour_and_with_all_that_is_needed_named() {
     let name = "registry.example/hello:v1".to_owned();
     board.world().unneeded =
         vec![Removed { digest: Digest::of(name.as_bytes()), name, cause: Cause::Age }];
+    // Of the paused clock: five minutes to the first look, an hour to each of the next.
+    tokio::time::sleep(std::time::Duration::from_hours(3)).await;
     board.until_world(|world| 3 <= world.clearings.len()).await;
     let first = board.world().clearings[0].clone();
     assert_eq!(first.extent, Extent::Routine);
