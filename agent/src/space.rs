@@ -44,7 +44,8 @@ impl Space {
     }
 }
 
-fn wide(number: impl Into<u64>) -> u64 {
+/// A number of the kernel's, whatever its width on this board.
+pub(crate) fn wide(number: impl Into<u64>) -> u64 {
     number.into()
 }
 

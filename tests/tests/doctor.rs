@@ -1,7 +1,7 @@
 //! The doctor on a board that runs: all is well, and what is wrong is found. Needs root, containerd and mosquitto.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -51,12 +51,32 @@ fn finding(board: &Board, check: &str) -> Result<Value> {
     doctor(board, &[check])?.into_iter().next().context("no finding")
 }
 
-/// A name server on the test's end of the cable, for as long as the test runs.
-fn serve_names(lan: &Lan) -> Result<()> {
+/// A name server on the test's end of the cable, until this goes.
+struct Names {
+    address: SocketAddr,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        // An empty question is the last one.
+        let sent = UdpSocket::bind((self.address.ip(), 0))
+            .and_then(|socket| socket.send_to(&[], self.address));
+        if let (Ok(_), Some(thread)) = (sent, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_names(lan: &Lan) -> Result<Names> {
     let socket = UdpSocket::bind((lan.host(), 53))?;
-    thread::spawn(move || {
+    let address = socket.local_addr()?;
+    let thread = thread::spawn(move || {
         let mut question = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut question) {
+            if length == 0 {
+                break;
+            }
             let mut answer = question[..length].to_vec();
             if let Some(flags) = answer.get_mut(2..4) {
                 flags.copy_from_slice(&[0x81, 0x80]);
@@ -64,24 +84,24 @@ fn serve_names(lan: &Lan) -> Result<()> {
             let _ = socket.send_to(&answer, from);
         }
     });
-    Ok(())
+    Ok(Names { address, thread: Some(thread) })
 }
 
 /// A board that is well, with a broker, before the agent starts.
-fn board(access: Access) -> Result<(Board, Broker)> {
+fn board(access: Access) -> Result<(Board, Broker, Names)> {
     let lan = Lan::take()?;
     let broker = Broker::start(&lan, access)?;
-    serve_names(&lan)?;
+    let names = serve_names(&lan)?;
     let servers = format!("[\"{}\"]", lan.host());
     let mut board = Board::new(lan)?;
     board.settings().broker(&broker).set("network", "upstream_dns", servers);
     board.start_containerd()?;
-    Ok((board, broker))
+    Ok((board, broker, names))
 }
 
 #[test]
 fn a_board_that_is_well_is_told_so() -> Result<()> {
-    let (mut board, broker) = board(Access::Certificate)?;
+    let (mut board, broker, _names) = board(Access::Certificate)?;
     fs::set_permissions(broker.certificates().key, fs::Permissions::from_mode(0o600))?;
     board.start()?;
     let findings = eventually("a board without faults", LONG, || {
@@ -107,7 +127,7 @@ fn a_board_that_is_well_is_told_so() -> Result<()> {
 
 #[test]
 fn a_wrong_password_is_found_and_the_right_one_too() -> Result<()> {
-    let (mut board, _broker) = board(Access::Password)?;
+    let (mut board, _broker, _names) = board(Access::Password)?;
     let file = board.dir().join("password");
     fs::write(&file, "wrong\n")?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
@@ -126,7 +146,7 @@ fn a_wrong_password_is_found_and_the_right_one_too() -> Result<()> {
 
 #[test]
 fn an_agent_that_hangs_or_is_gone_is_found_by_its_round() -> Result<()> {
-    let (mut board, _broker) = board(Access::Anonymous)?;
+    let (mut board, _broker, _names) = board(Access::Anonymous)?;
     board.start()?;
     assert_eq!(finding(&board, "agent-round")?["level"], "ok");
     board.agent()?.signal(Signal::SIGSTOP)?;
@@ -146,7 +166,7 @@ fn an_agent_that_hangs_or_is_gone_is_found_by_its_round() -> Result<()> {
 
 #[test]
 fn a_chain_of_another_that_drops_what_apps_send_is_found() -> Result<()> {
-    let (board, _broker) = board(Access::Anonymous)?;
+    let (board, _broker, _names) = board(Access::Anonymous)?;
     fs::write(board.dir().join("agent.toml"), "")?;
     assert_eq!(finding(&board, "forward-chains")?["level"], "ok");
     board.run("nft", ["add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"])?;
@@ -163,7 +183,7 @@ fn a_chain_of_another_that_drops_what_apps_send_is_found() -> Result<()> {
 
 #[test]
 fn a_bundle_has_the_statuses_and_no_password_and_is_never_written_over() -> Result<()> {
-    let (mut board, _broker) = board(Access::Password)?;
+    let (mut board, _broker, _names) = board(Access::Password)?;
     let file = board.dir().join("password");
     fs::write(&file, "wrong-but-not-to-be-told\n")?;
     let path = format!("{:?}", file.display().to_string());

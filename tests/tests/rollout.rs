@@ -112,7 +112,7 @@ fn an_update_is_on_trial_before_it_is_committed_and_the_old_one_stands_by() -> R
     stage.control.desire("trial", app(1).replicas(2))?;
     stage.control.await_running("trial")?;
     let watcher = Watcher::start(stage.board.lan_client(), "trial");
-    stage.control.desire("trial", app(2).replicas(2).skerry("probationSeconds", 3))?;
+    stage.control.desire("trial", app(2).replicas(2).skerry("probationSeconds", 8))?;
     let status = stage.control.await_status("trial", |status| {
         revision(status, 2)["phase"] == "Probation" && revision(status, 1)["replicas"] == 1
     })?;

@@ -1,6 +1,6 @@
 //! `cargo xtask deb`: the Debian package, by `dpkg-deb` alone.
 //!
-//! What is in it is listed here; what is done at install and removal is in `packaging/debian`. The libraries that it
+//! What is in it is listed here; what is done at install and removal is in `systemd/debian`. The libraries that it
 //! depends on are read from the binary, so that it says of itself which Debian is old enough.
 
 use std::env;
@@ -20,13 +20,13 @@ const FILES: &[(&str, &str, u32)] = &[
     ("systemd/skerry.tmpfiles", "usr/lib/tmpfiles.d/skerry.conf", 0o644),
     ("systemd/agent.toml.example", "usr/share/skerry/agent.toml.example", 0o644),
     ("systemd/override.conf.example", "usr/share/skerry/override.conf.example", 0o644),
-    ("packaging/debian/agent.toml", "etc/skerry/agent.toml", 0o644),
-    ("packaging/debian/README.Debian", "usr/share/doc/skerry/README.Debian", 0o644),
-    ("packaging/debian/copyright", "usr/share/doc/skerry/copyright", 0o644),
-    ("packaging/debian/preinst", "DEBIAN/preinst", 0o755),
-    ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
-    ("packaging/debian/prerm", "DEBIAN/prerm", 0o755),
-    ("packaging/debian/postrm", "DEBIAN/postrm", 0o755),
+    ("systemd/debian/agent.toml", "etc/skerry/agent.toml", 0o644),
+    ("systemd/debian/README.Debian", "usr/share/doc/skerry/README.Debian", 0o644),
+    ("systemd/debian/copyright", "usr/share/doc/skerry/copyright", 0o644),
+    ("systemd/debian/preinst", "DEBIAN/preinst", 0o755),
+    ("systemd/debian/postinst", "DEBIAN/postinst", 0o755),
+    ("systemd/debian/prerm", "DEBIAN/prerm", 0o755),
+    ("systemd/debian/postrm", "DEBIAN/postrm", 0o755),
 ];
 
 /// What an upgrade leaves alone where the owner has changed it.

@@ -87,6 +87,8 @@ impl SledStore {
         let copy = snapshot::read(&dir.join(snapshot::NAME), &mut of_copy);
         let (trees, rebuilt) = match open_trees(dir) {
             Ok(trees) => (trees, None),
+            // No room is no damage: what is there is good, and opens when there is some.
+            Err(error) if is_full(&error) => return Err(full_or_failed(&error)),
             Err(damage) => {
                 let aside = move_aside(dir)?;
                 warn!(damage, aside = %aside.display(), "the state store is rebuilt");
@@ -328,9 +330,12 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
     StoreError(Trouble { reason, details })
 }
 
+fn is_full(error: &str) -> bool {
+    error.contains("No space left") || error.contains("StorageFull")
+}
+
 fn full_or_failed(error: &str) -> StoreError {
-    let full = error.contains("No space left") || error.contains("StorageFull");
-    let reason = if full { Reason::StorageFull } else { Reason::StorageFailed };
+    let reason = if is_full(error) { Reason::StorageFull } else { Reason::StorageFailed };
     StoreError(Trouble { reason, details: error.to_owned() })
 }
 

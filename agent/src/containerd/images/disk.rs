@@ -11,6 +11,7 @@ use tracing::debug;
 use super::Images;
 use crate::containerd::connection::failed;
 use crate::runtime::RuntimeError;
+use crate::space::wide;
 
 /// What the plug-in that keeps blobs is called.
 const CONTENT: &str = "io.containerd.content.v1";
@@ -69,9 +70,9 @@ pub(super) fn measure(folder: &Path) -> Option<Disk> {
     let space = statvfs(folder)
         .inspect_err(|error| debug!(%error, folder = %folder.display(), "cannot measure"))
         .ok()?;
-    let bytes = |blocks: u64| blocks.saturating_mul(space.fragment_size());
-    let used = space.blocks().saturating_sub(space.blocks_free());
-    let free = space.blocks_available();
+    let bytes = |blocks: u64| blocks.saturating_mul(wide(space.fragment_size()));
+    let used = wide(space.blocks()).saturating_sub(wide(space.blocks_free()));
+    let free = wide(space.blocks_available());
     Some(Disk { total: bytes(used.saturating_add(free)), free: bytes(free) })
 }
 

@@ -63,6 +63,8 @@ enum Entry {
 impl Images {
     /// The archive of these images, each looked through beforehand: what is not all here is told before a byte goes out.
     pub async fn export(&self, references: &[String]) -> Result<Export, RuntimeError> {
+        // One of them may be about to come from an archive of the board.
+        self.preloaded().await;
         let mut images: BTreeMap<ImageName, Selected> = BTreeMap::new();
         for reference in references {
             let invalid =
