@@ -30,14 +30,15 @@ async fn every_hour_and_with_all_that_is_needed_named() {
     // Of the paused clock: five minutes to the first look, an hour to each of the next.
     tokio::time::sleep(std::time::Duration::from_hours(3)).await;
     board.until_world(|world| 3 <= world.clearings.len()).await;
-    let first = board.world().clearings[0].clone();
+    let looks = board.world().clearings.clone();
+    let first = &looks[0];
     assert_eq!(first.extent, Extent::Routine);
     // The one that serves, and the one before it.
     let kept = ["registry.example/hello:v2", "registry.example/hello:v3"];
     assert_eq!(first.needs.references.iter().collect::<Vec<_>>(), kept);
     let digests = kept.map(|name| Digest::of(name.as_bytes()));
     assert_eq!(first.needs.digests, digests.into_iter().collect());
-    let wait = board.world().clearings[2].as_of.since(board.world().clearings[1].as_of);
+    let wait = looks[2].as_of.since(looks[1].as_of);
     assert!((3600..3700).contains(&wait.as_secs()), "{wait:?}");
     assert_eq!(board.told(Reason::ImagesRemoved), 1);
 }
